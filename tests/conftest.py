@@ -1,0 +1,27 @@
+"""Four simulated CPU devices for every test, and the optional sample data."""
+
+import os
+import pathlib
+
+os.environ.setdefault("JAX_PLATFORMS", "cpu")
+os.environ["XLA_FLAGS"] = (
+    os.environ.get("XLA_FLAGS", "") + " --xla_force_host_platform_device_count=4"
+)
+os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
+
+import pytest
+
+SAMPLES = pathlib.Path(
+    os.environ.get(
+        "FLAX_HEADS_SAMPLES",
+        pathlib.Path(__file__).resolve().parents[2] / "shared" / "data",
+    )
+)
+
+
+@pytest.fixture(scope="session")
+def samples() -> pathlib.Path:
+    """Folder of real and broken media; tests that need it skip where it is absent."""
+    if not (SAMPLES / "MANIFEST.csv").exists():
+        pytest.skip(f"no sample media at {SAMPLES} (set FLAX_HEADS_SAMPLES)")
+    return SAMPLES
