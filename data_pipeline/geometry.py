@@ -1,0 +1,201 @@
+"""Crops and landmark transforms: one convention for preparing, fitting and driving.
+
+Points are (x, y) in pixels; the centre of the top-left pixel is (0, 0). A box is a
+square in *edge* coordinates, where that pixel spans [0, 1] x [0, 1]. Every resize is
+square to square, so no face ever changes its aspect ratio.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+
+import numpy as np
+from PIL import Image
+
+# VoxCeleb2's own crops, in fractions of the frame side: the eyes and the mouth lie
+# 0.28 apart and their midpoint sits a little below the centre. Boxes around faces in
+# other footage follow the same convention, so that a model sees one framing only.
+EYES_TO_MOUTH = 0.28
+FACE_CENTRE = (0.5, 0.57)
+
+RIGHT_EYE, LEFT_EYE, MOUTH = slice(36, 42), slice(42, 48), slice(48, 68)
+
+
+@dataclasses.dataclass(frozen=True)
+class Box:
+    """A square in edge coordinates, in pixels of the frame; may reach outside it."""
+
+    left: float
+    top: float
+    side: float
+
+    def moved_towards(self, other: Box, weight: float) -> Box:
+        """The box `weight` of the way (0 = stay, 1 = all of it) to `other`."""
+        return Box(
+            self.left + weight * (other.left - self.left),
+            self.top + weight * (other.top - self.top),
+            self.side + weight * (other.side - self.side),
+        )
+
+
+def inter_ocular(landmarks: np.ndarray) -> np.ndarray:
+    """Distance between the eyes' centres: [..., 68, 2] -> [...], pixels."""
+    right = landmarks[..., RIGHT_EYE, :].mean(-2)
+    left = landmarks[..., LEFT_EYE, :].mean(-2)
+    return np.linalg.norm(left - right, axis=-1)
+
+
+def whole_frame(width: int, height: int) -> Box:
+    """The largest centred square: footage that is a face crop already."""
+    side = min(width, height)
+    return Box((width - side) / 2, (height - side) / 2, side)
+
+
+def head_box(landmarks: np.ndarray) -> Box:
+    """The VoxCeleb-like square around one face, from its landmarks [68, 2].
+
+    A turned head brings the eyes together but keeps them as far from the mouth, a
+    nodding one the reverse; the larger of the two distances hardly changes with pose.
+    """
+    eyes = (landmarks[RIGHT_EYE].mean(0) + landmarks[LEFT_EYE].mean(0)) / 2
+    mouth = landmarks[MOUTH].mean(0)
+    scale = max(np.linalg.norm(mouth - eyes), 1.1 * float(inter_ocular(landmarks)))
+    side = float(scale / EYES_TO_MOUTH)
+    x, y = (eyes + mouth) / 2 + 0.5
+    return Box(float(x - FACE_CENTRE[0] * side), float(y - FACE_CENTRE[1] * side), side)
+
+
+def follow_head(
+    previous: Box | None, landmarks: np.ndarray, weight: float = 0.1
+) -> Box:
+    """The next box of a clip: glides after the head, jumps when it left the box.
+
+    Causal, so the same boxes come of a file and of a live stream. Small motion of the
+    head stays motion inside the crop, which is what a generator must learn.
+    """
+    box = head_box(landmarks)
+    if previous is None:
+        return box
+    distance = max(abs(box.left - previous.left), abs(box.top - previous.top))
+    jumped = distance > 0.5 * previous.side or not 0.6 < box.side / previous.side < 1.6
+    return box if jumped else previous.moved_towards(box, weight)
+
+
+def crop(image: np.ndarray, box: Box, size: int) -> np.ndarray:
+    """Cuts `box` out of uint8 [H, W, 3] and resizes it (bicubic) to [size, size, 3].
+
+    Where the box leaves the image its border pixels are repeated; never zeros, which
+    a network would learn as part of the picture.
+    """
+    height, width, _ = image.shape
+    left, top = int(np.floor(box.left)), int(np.floor(box.top))
+    right = int(np.ceil(box.left + box.side))
+    bottom = int(np.ceil(box.top + box.side))
+    rows = np.clip(np.arange(top, bottom), 0, height - 1)
+    columns = np.clip(np.arange(left, right), 0, width - 1)
+    patch = image[rows[:, None], columns[None, :]]
+    offset_x, offset_y = box.left - left, box.top - top
+    window = (offset_x, offset_y, offset_x + box.side, offset_y + box.side)
+    resized = Image.fromarray(patch).resize(
+        (size, size), Image.Resampling.BICUBIC, box=window, reducing_gap=3.0
+    )
+    return np.asarray(resized)
+
+
+def to_crop(points: np.ndarray, box: Box, size: int) -> np.ndarray:
+    """Points [..., 2] of the frame, in pixels of `crop(frame, box, size)`."""
+    origin = np.array([box.left, box.top])
+    return ((points + 0.5 - origin) * (size / box.side) - 0.5).astype(np.float32)
+
+
+def from_crop(points: np.ndarray, box: Box, size: int) -> np.ndarray:
+    """The inverse of `to_crop`."""
+    origin = np.array([box.left, box.top])
+    return ((points + 0.5) * (box.side / size) + origin - 0.5).astype(np.float32)
+
+
+def resize_points(points: np.ndarray, size: int, new_size: int) -> np.ndarray:
+    """Points [..., 2] of a square frame of `size`, in pixels of one of `new_size`."""
+    return ((points + 0.5) * (new_size / size) - 0.5).astype(np.float32)
+
+
+def fit_similarity(source: np.ndarray, target: np.ndarray) -> np.ndarray:
+    """Least-squares rotation, uniform scale and shift that takes source to target.
+
+    Args:
+      source, target: [P, 2] points.
+
+    Returns:
+      float [2, 3] matrix for `transform`.
+
+    Raises:
+      ValueError: the source points coincide, so no similarity is defined.
+    """
+    source_mean, target_mean = source.mean(0), target.mean(0)
+    # As complex numbers a similarity is one multiplication: target = m * source.
+    a = (source - source_mean) @ np.array([1, 1j])
+    b = (target - target_mean) @ np.array([1, 1j])
+    energy = np.vdot(a, a).real
+    if energy <= 1e-12:
+        raise ValueError("cannot fit a similarity to coinciding points")
+    m = np.vdot(a, b) / energy
+    linear = np.array([[m.real, -m.imag], [m.imag, m.real]])
+    return np.concatenate([linear, (target_mean - linear @ source_mean)[:, None]], 1)
+
+
+def transform(points: np.ndarray, matrix: np.ndarray) -> np.ndarray:
+    """Applies a [2, 3] affine matrix to points [..., 2]."""
+    return (points @ matrix[:, :2].T + matrix[:, 2]).astype(np.float32)
+
+
+def transfer_motion(
+    driver: np.ndarray, driver_reference: np.ndarray, source_reference: np.ndarray
+) -> np.ndarray:
+    """Moves the source's landmarks by the driver's motion ("relative" driving).
+
+    The paper's stated limit is that landmarks of another person carry that person's
+    face shape. Here only the driver's *change* since its reference frame is used, in
+    the source's own scale and in-plane orientation, so the source keeps its shape.
+
+    Args:
+      driver: float [..., 68, 2], the driver's landmarks.
+      driver_reference: float [68, 2], the driver at its frame most like the source.
+      source_reference: float [68, 2], the source's landmarks in its crop.
+
+    Returns:
+      float32 [..., 68, 2], in pixels of the source's crop.
+    """
+    linear = fit_similarity(driver_reference, source_reference)[:, :2]
+    return (source_reference + (driver - driver_reference) @ linear.T).astype(
+        np.float32
+    )
+
+
+def nearest_pose(landmarks: np.ndarray, reference: np.ndarray) -> int:
+    """Index of the frame whose face is most like `reference` up to a similarity.
+
+    Args:
+      landmarks: float [F, 68, 2]; frames without a face are NaN and never chosen.
+      reference: float [68, 2].
+    """
+    found = np.flatnonzero(np.isfinite(landmarks).all((1, 2)))
+    residuals = [
+        np.square(
+            transform(landmarks[f], fit_similarity(landmarks[f], reference)) - reference
+        ).sum()
+        for f in found
+    ]
+    return int(found[int(np.argmin(residuals))])
+
+
+def fill_gaps(landmarks: np.ndarray) -> np.ndarray:
+    """Interpolates frames without a face (NaN) in time; the ends hold. [F, 68, 2].
+
+    For driving only, where the output must keep the driver's length. Training drops
+    such frames: a guessed landmark beside a real frame teaches a false pair.
+    """
+    found = np.isfinite(landmarks).all((1, 2))
+    frames = np.arange(len(landmarks))
+    flat = landmarks.reshape(len(landmarks), -1)
+    filled = [np.interp(frames, frames[found], column[found]) for column in flat.T]
+    return np.stack(filled, 1).reshape(landmarks.shape).astype(np.float32)
