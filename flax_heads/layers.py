@@ -1,0 +1,169 @@
+"""The blocks that all three networks are made of (paper, section 3.3 and SPEC 2)."""
+
+from __future__ import annotations
+
+from typing import Literal
+
+import jax
+import jax.numpy as jnp
+from flax import linen as nn
+
+# (gamma, beta), each [B, C]: the style that AdaIN applies after normalising.
+Style = tuple[jax.Array, jax.Array]
+
+_kernel_init = nn.initializers.xavier_uniform()
+_INSTANCE_NORM_EPS = 1e-4
+
+
+def instance_norm(x: jax.Array) -> jax.Array:
+    """Zero mean and unit variance over space, per image and channel. [B, H, W, C].
+
+    Statistics are float32 whatever the compute type; eps stands inside the root.
+    """
+    wide = x.astype(jnp.float32)
+    centred = wide - wide.mean((1, 2), keepdims=True)
+    variance = jnp.square(centred).mean((1, 2), keepdims=True)
+    return (centred * jax.lax.rsqrt(variance + _INSTANCE_NORM_EPS)).astype(x.dtype)
+
+
+def adaptive_instance_norm(x: jax.Array, style: Style) -> jax.Array:
+    """AdaIN (Huang & Belongie 2017): gamma * instance_norm(x) + beta. [B, H, W, C]."""
+    gamma, beta = (s[:, None, None, :].astype(x.dtype) for s in style)
+    return gamma * instance_norm(x) + beta
+
+
+def upsample(x: jax.Array) -> jax.Array:
+    """Nearest neighbour, twice the side: [B, H, W, C] -> [B, 2H, 2W, C]."""
+    b, h, w, c = x.shape
+    doubled = jnp.broadcast_to(x[:, :, None, :, None, :], (b, h, 2, w, 2, c))
+    return doubled.reshape(b, 2 * h, 2 * w, c)
+
+
+def downsample(x: jax.Array) -> jax.Array:
+    """2x2 average pool: [B, H, W, C] -> [B, H/2, W/2, C]."""
+    b, h, w, c = x.shape
+    return x.reshape(b, h // 2, 2, w // 2, 2, c).mean((2, 4))
+
+
+def sum_pool(x: jax.Array, relu_first: bool) -> jax.Array:
+    """Global sum over space, rectified: [B, H, W, C] -> float32 [B, C].
+
+    The paper sums and then rectifies; the lab's later code does it the other way
+    round (`relu_first`).
+    """
+    x = x.astype(jnp.float32)
+    if relu_first:
+        return nn.relu(x).sum((1, 2))
+    return nn.relu(x.sum((1, 2)))
+
+
+class Conv(nn.Conv):
+    """nn.Conv with this project's initialisation and a square kernel of side `size`."""
+
+    kernel_size: tuple[int, int] = (3, 3)
+    kernel_init: nn.initializers.Initializer = _kernel_init
+
+
+class AffineInstanceNorm(nn.Module):
+    """Instance norm with a learned scale and bias per channel (G's encoder)."""
+
+    @nn.compact
+    def __call__(self, x: jax.Array) -> jax.Array:
+        channels = x.shape[-1]
+        scale = self.param("scale", nn.initializers.ones, (channels,))
+        bias = self.param("bias", nn.initializers.zeros, (channels,))
+        return instance_norm(x) * scale.astype(x.dtype) + bias.astype(x.dtype)
+
+
+class FirstBlock(nn.Module):
+    """The stem of E, G and V: no pre-activation and no norm; halves the side."""
+
+    channels: int
+    dtype: jnp.dtype = jnp.float32
+
+    @nn.compact
+    def __call__(self, x: jax.Array) -> jax.Array:
+        h = Conv(self.channels, dtype=self.dtype, name="conv1")(x)
+        h = Conv(self.channels, dtype=self.dtype, name="conv2")(nn.relu(h))
+        skip = Conv(self.channels, (1, 1), dtype=self.dtype, name="skip")(downsample(x))
+        return downsample(h) + skip
+
+
+class ResidualBlock(nn.Module):
+    """Pre-activation residual block in BigGAN's form.
+
+    main: [norm] -> ReLU -> [x2] -> conv3x3 -> [norm] -> ReLU -> conv3x3 -> [pool 2]
+    skip: [x2] -> conv1x1 -> [pool 2], or the identity where the shape is unchanged
+
+    Attributes:
+      channels: of the output.
+      resample: "down" halves the side, "up" doubles it, None keeps it.
+      norm: None (E and V), "instance" (G's encoder) or "adaptive" (AdaIN). A norm makes
+        the biases of the 3x3 convolutions redundant; they are left out.
+      rectified_skip: the skip reads ReLU(input), as the lab's in-place ReLU makes it.
+    """
+
+    channels: int
+    resample: Literal["down", "up"] | None = None
+    norm: Literal["instance", "adaptive"] | None = None
+    rectified_skip: bool = False
+    dtype: jnp.dtype = jnp.float32
+
+    @nn.compact
+    def __call__(
+        self, x: jax.Array, styles: tuple[Style, Style] | None = None
+    ) -> jax.Array:
+        """[B, H, W, C_in] -> [B, H', W', channels]; `styles` belong to "adaptive"."""
+        biased = self.norm is None
+        h = nn.relu(self._normalize(x, styles, 0))
+        skip = nn.relu(x) if self.rectified_skip else x
+        if self.resample == "up":
+            h = upsample(h)
+        h = Conv(self.channels, use_bias=biased, dtype=self.dtype, name="conv1")(h)
+        h = nn.relu(self._normalize(h, styles, 1))
+        h = Conv(self.channels, use_bias=biased, dtype=self.dtype, name="conv2")(h)
+        if self.resample == "down":
+            # A 1x1 convolution commutes with pooling and with nearest upsampling:
+            # running it on the smaller side gives the same numbers for a quarter
+            # of the work.
+            h, skip = downsample(h), downsample(skip)
+        if self.resample or x.shape[-1] != self.channels:
+            skip = Conv(self.channels, (1, 1), dtype=self.dtype, name="skip")(skip)
+        if self.resample == "up":
+            skip = upsample(skip)
+        return h + skip
+
+    def _normalize(self, x, styles, index):
+        if self.norm == "adaptive":
+            return adaptive_instance_norm(x, styles[index])
+        if self.norm == "instance":
+            return AffineInstanceNorm(name=f"norm{index + 1}")(x)
+        return x
+
+
+class SelfAttention(nn.Module):
+    """SAGAN self-attention (Zhang et al. 2019): x + gamma * attention(x), gamma = 0 first.
+
+    Queries and keys have C/8 channels, values C/2, as in SAGAN's released code (without
+    its pooling of the keys). Logits and softmax are float32.
+    """
+
+    dtype: jnp.dtype = jnp.float32
+
+    @nn.compact
+    def __call__(self, x: jax.Array) -> jax.Array:
+        b, h, w, c = x.shape
+
+        def project(channels, name):
+            conv = Conv(channels, (1, 1), use_bias=False, dtype=self.dtype, name=name)
+            return conv(x).reshape(b, h * w, channels)
+
+        query = project(max(c // 8, 1), "query")  # [B, HW, C/8]
+        key = project(max(c // 8, 1), "key")
+        value = project(max(c // 2, 1), "value")  # [B, HW, C/2]
+        logits = jnp.einsum("bqc,bkc->bqk", query, key).astype(jnp.float32)
+        weights = nn.softmax(logits).astype(self.dtype)
+        attended = jnp.einsum("bqk,bkc->bqc", weights, value).reshape(b, h, w, -1)
+        out = Conv(c, (1, 1), use_bias=False, dtype=self.dtype, name="out")(attended)
+        gamma = self.param("gamma", nn.initializers.zeros, ())
+        return x + gamma.astype(x.dtype) * out
