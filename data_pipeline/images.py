@@ -1,0 +1,161 @@
+"""Photos as arrays, and the limits that untrusted media must stay within."""
+
+import contextlib
+import dataclasses
+import os
+import pathlib
+import warnings
+
+import numpy as np
+import PIL
+from PIL import Image, ImageOps
+
+from data_pipeline.errors import InputError
+
+FORMATS = ("PNG", "JPEG", "WEBP", "GIF", "BMP", "TIFF")
+_GROUND = (128, 128, 128)  # what shows through the transparent parts of a picture
+
+
+@dataclasses.dataclass(frozen=True)
+class Limits:
+    """What a file may ask of the machine; everything beyond is refused.
+
+    Attributes:
+      max_pixels: width x height of one video frame, as decoded and as shown.
+      max_image_pixels: width x height of a photo.
+      max_frames: frames of one video.
+      max_seconds: length of one video.
+      min_side: smallest width or height, in pixels, that may hold a face.
+    """
+
+    max_pixels: int = 4096 * 4096
+    max_image_pixels: int = 80_000_000
+    max_frames: int = 250_000
+    max_seconds: float = 7200.0
+    min_side: int = 16
+
+
+def check_file(path: str | os.PathLike) -> pathlib.Path:
+    """Absolute path of a readable file that is not empty; else `InputError`.
+
+    The absolute path also keeps a name like `http://…` or `concat:…` from being
+    taken for a protocol by the decoders.
+    """
+    path = pathlib.Path(path)
+    try:
+        if path.is_dir():
+            raise InputError(f"{path}: is a folder; name a file in it.", "not_a_file")
+        if not path.exists():
+            raise InputError(f"{path}: no such file; check the name.", "missing")
+        if not path.is_file():
+            raise InputError(f"{path}: is not a regular file.", "not_a_file")
+        if path.stat().st_size == 0:
+            raise InputError(f"{path}: is empty; copy it again.", "empty")
+        return path.absolute()
+    except (OSError, ValueError) as error:
+        if isinstance(error, InputError):
+            raise
+        raise InputError(f"{path}: {one_line(error)}.", "unreadable") from error
+
+
+def one_line(error: BaseException) -> str:
+    """The message of an exception without line breaks, at most 120 characters."""
+    text = " ".join(str(error).split()) or type(error).__name__
+    return text if len(text) <= 120 else text[:117] + "..."
+
+
+def check_size(
+    path: str | os.PathLike, width: int, height: int, max_pixels: int, min_side: int
+) -> None:
+    """Refuses pictures too large to decode safely or too small to show a face."""
+    if width * height > max_pixels:
+        raise InputError(
+            f"{path}: {width}x{height} pixels is more than the limit of "
+            f"{max_pixels / 1e6:.0f} megapixels; make it smaller.",
+            "too_large",
+        )
+    if min(width, height) < min_side:
+        raise InputError(
+            f"{path}: {width}x{height} pixels is too small; "
+            f"both sides need at least {min_side}.",
+            "too_small",
+        )
+
+
+def read_image(path: str | os.PathLike, limits: Limits | None = None) -> np.ndarray:
+    """Reads a photo the way a viewer shows it.
+
+    The EXIF orientation is applied, transparent parts lie on a neutral grey, 16-bit
+    grey is scaled (not clipped) to 8 bits, and of an animation the first frame is
+    taken.
+
+    Returns:
+      uint8 [H, W, 3] RGB.
+
+    Raises:
+      InputError: `missing`, `empty`, `not_a_file`, `too_large` (before anything is
+        decoded), `too_small`, `truncated` or `unreadable`.
+    """
+    limits = limits or Limits()
+    name = path
+    path = check_file(path)
+    with _image_gate(name), Image.open(path, formats=FORMATS) as image:
+        width, height = image.size
+        check_size(name, width, height, limits.max_image_pixels, limits.min_side)
+        image.load()
+        with contextlib.suppress(Exception):  # damaged EXIF: the picture is still good
+            image = ImageOps.exif_transpose(image)
+        return np.array(_to_rgb(image), np.uint8)
+
+
+def _to_rgb(image: Image.Image) -> Image.Image:
+    if image.mode.startswith("I") or image.mode == "F":  # 16 bits and more a pixel
+        wide = image.mode.startswith("I;16") or image.format == "PNG"
+        grey = _to_8_bits(np.asarray(image, np.float64), 65535.0 if wide else None)
+        return Image.fromarray(grey).convert("RGB")
+    if image.mode in ("LA", "La", "PA", "RGBA", "RGBa") or "transparency" in image.info:
+        image = image.convert("RGBA")
+        ground = Image.new("RGBA", image.size, (*_GROUND, 255))
+        return Image.alpha_composite(ground, image).convert("RGB")
+    return image.convert("RGB")
+
+
+def _to_8_bits(grey: np.ndarray, full: float | None) -> np.ndarray:
+    """Grey to uint8, `full` becoming 255; None guesses it from the values."""
+    grey = np.nan_to_num(grey)
+    if full is None:
+        top = grey.max(initial=1e-6)
+        full = next((f for f in (1.0, 255.0, 65535.0) if top <= f), top)
+    return (np.clip(grey / full, 0.0, 1.0) * 255.0 + 0.5).astype(np.uint8)
+
+
+@contextlib.contextmanager
+def _image_gate(name: str | os.PathLike):
+    """Turns whatever Pillow raises into one `InputError`."""
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            # Only a warning up to twice Pillow's own limit; ours may be lower yet.
+            warnings.simplefilter("error", Image.DecompressionBombWarning)
+            yield
+    except InputError:
+        raise
+    except (Image.DecompressionBombWarning, Image.DecompressionBombError) as error:
+        raise InputError(
+            f"{name}: too many pixels to be decoded safely; make it smaller.",
+            "too_large",
+        ) from error
+    except PIL.UnidentifiedImageError as error:
+        raise InputError(
+            f"{name}: is not a picture in one of the formats {', '.join(FORMATS)}, or "
+            "its header is damaged; open and save it again with an image editor.",
+            "unreadable",
+        ) from error
+    except Exception as error:
+        # Decoders of foreign bytes raise nearly anything: OSError, SyntaxError,
+        # struct.error, IndexError, MemoryError.
+        reason = "truncated" if "truncated" in str(error).lower() else "unreadable"
+        raise InputError(
+            f"{name}: cannot be decoded ({one_line(error)}); use an intact copy.",
+            reason,
+        ) from error

@@ -1,0 +1,265 @@
+"""Video files as streams of upright RGB frames with their true times."""
+
+import contextlib
+import dataclasses
+import os
+from collections.abc import Iterator
+
+import numpy as np
+
+from data_pipeline.errors import InputError
+from data_pipeline.images import Limits, check_file, check_size, one_line
+
+# Containers that hold their media themselves. Others (ffconcat, hls, …) are small
+# texts that make the decoder open further local files.
+_CONTAINERS = "mov,mp4,m4a,3gp,3g2,mj2,matroska,webm,avi,mpeg,mpegts"
+_SOUND_FILES = ",wav,mp3,flac,ogg,aac"
+_CODECS = (
+    "h264,hevc,av1,vp8,vp9,mpeg1video,mpeg2video,mpeg4,msmpeg4v2,msmpeg4v3,h263,mjpeg,"
+    "theora,prores,dnxhd,dvvideo,ffv1,huffyuv,rawvideo,wmv1,wmv2,wmv3,vc1"
+).split(",")
+_REENCODE = "re-encode it to H.264 mp4, for example with ffmpeg"
+
+
+@dataclasses.dataclass(frozen=True)
+class VideoInfo:
+    """What a video file says about itself, before any frame is decoded.
+
+    Attributes:
+      width: of the frames as shown, in pixels (upright, square pixels).
+      height: the same.
+      fps: mean frame rate, frames a second; 25.0 where the file does not say.
+      duration_s: length in seconds, None where unknown.
+      num_frames: as declared by the file, None where unknown.
+      has_audio: whether there is at least one audio stream.
+    """
+
+    width: int
+    height: int
+    fps: float
+    duration_s: float | None
+    num_frames: int | None
+    has_audio: bool
+
+
+def probe(path: str | os.PathLike, limits: Limits | None = None) -> VideoInfo:
+    """Reads sizes, rate and length; decodes one frame, for the true orientation.
+
+    Raises:
+      InputError: as `read_frames`.
+    """
+    limits = limits or Limits()
+    with open_container(path) as container:
+        stream = _video_stream(path, container, limits)
+        with gate(path):
+            frame = next(container.decode(stream), None)
+        if frame is None:
+            raise _no_frame(path)
+        width, height = _shown_size(path, frame, stream, limits)
+        if abs(_quarter_turns(frame)) % 2:
+            width, height = height, width
+        return VideoInfo(
+            width=width,
+            height=height,
+            fps=_rate(stream),
+            duration_s=_duration(container, stream),
+            num_frames=stream.frames or None,
+            has_audio=bool(container.streams.audio),
+        )
+
+
+def read_frames(
+    path: str | os.PathLike, limits: Limits | None = None, decode_threads: int = 1
+) -> Iterator[tuple[float, np.ndarray]]:
+    """Streams the frames of a video, one in memory at a time.
+
+    Frames are turned upright by the file's display matrix, and stretched to square
+    pixels. Times rise strictly.
+
+    Args:
+      path: an mp4, mov, mkv, webm, avi, mpg or ts file.
+      limits: what the file may ask for.
+      decode_threads: threads of the decoder; 0 lets FFmpeg choose. One is best
+        where files are already shared out to processes.
+
+    Yields:
+      `(time_s, frame)`: seconds since the start of the file's streams, and a fresh
+      uint8 [H, W, 3] RGB array.
+
+    Raises:
+      InputError: before the first frame for a file that is `missing`, `empty`,
+        `unreadable`, `no_video`, `unsupported`, `too_large`, `too_small` or
+        `too_long`. After some good frames, which the caller may keep:
+        `truncated` for damage, `size_changes`, `too_long`.
+    """
+    limits = limits or Limits()
+    with open_container(path) as container:
+        stream = _video_stream(path, container, limits)
+        stream.codec_context.thread_count = decode_threads
+        stream.codec_context.thread_type = "SLICE" if decode_threads == 1 else "AUTO"
+        step = 1.0 / _rate(stream)
+        origin = (container.start_time or 0) / 1e6
+        time, size = -np.inf, None
+        for count, frame in enumerate(_decode(path, container, stream)):
+            if size is None:
+                size = (frame.width, frame.height)
+                width, height = _shown_size(path, frame, stream, limits)
+            if (frame.width, frame.height) != size:
+                raise InputError(
+                    f"{path}: the frame size changes from {size[0]}x{size[1]} to "
+                    f"{frame.width}x{frame.height} at frame {count}; {_REENCODE}.",
+                    "size_changes",
+                )
+            with gate(path):
+                shown = frame.time - origin if frame.time is not None else -np.inf
+                # Missing or repeated time stamps: assume the steady rate.
+                time = shown if shown > time else max(time + step, 0.0)
+                _check_length(path, limits, time, count + 1)
+                rgb = frame.to_ndarray(
+                    width=width, height=height, format="rgb24", interpolation="BICUBIC"
+                )
+                turns = _quarter_turns(frame)
+                if turns:
+                    rgb = np.ascontiguousarray(np.rot90(rgb, turns))
+            yield time, rgb
+
+
+@contextlib.contextmanager
+def open_container(path: str | os.PathLike, sound_files: bool = False):
+    """Opens a media file for reading with PyAV, refusing what is not media.
+
+    Args:
+      path: the file.
+      sound_files: accepts wav, mp3, flac, ogg and aac too.
+    """
+    try:
+        import av
+    except ImportError as error:
+        raise InputError(
+            f'{path}: PyAV reads videos; pip install "flax-heads[data]".',
+            "missing_package",
+        ) from error
+    absolute = check_file(path)
+    formats = _CONTAINERS + (_SOUND_FILES if sound_files else "")
+    options = {"format_whitelist": formats, "protocol_whitelist": "file"}
+    with gate(path):
+        container = av.open(str(absolute), options=options)
+    with container:
+        yield container
+
+
+@contextlib.contextmanager
+def gate(path: str | os.PathLike, frames: int = 0):
+    """Turns whatever PyAV raises into one `InputError`.
+
+    Args:
+      path: the name to report.
+      frames: how many frames were decoded before.
+    """
+    try:
+        yield
+    except InputError:
+        raise
+    except Exception as error:
+        # FFmpegError, IndexError, ValueError, MemoryError and more have been seen.
+        text = getattr(error, "strerror", None) or one_line(error)
+        if frames:
+            raise InputError(
+                f"{path}: damaged after {frames} good frames ({text}); use an intact "
+                "copy, or cut it there.",
+                "truncated",
+            ) from error
+        raise InputError(
+            f"{path}: cannot be decoded as a video ({text}); use an intact copy, or "
+            f"{_REENCODE}.",
+            "unreadable",
+        ) from error
+
+
+def _video_stream(path, container, limits: Limits):
+    """The first real video stream, checked against `limits` before decoding."""
+    streams = [s for s in container.streams.video if s.codec_context is not None]
+    if not streams:
+        raise InputError(f"{path}: has no video stream; name a video.", "no_video")
+    stream = streams[0]
+    context = stream.codec_context
+    codec = context.codec.canonical_name
+    if codec not in _CODECS:
+        raise InputError(
+            f"{path}: the codec {codec} is not supported; {_REENCODE}.", "unsupported"
+        )
+    if context.width and context.height:
+        check_size(
+            path, context.width, context.height, limits.max_pixels, limits.min_side
+        )
+    context.options = {"max_pixels": str(limits.max_pixels)}
+    duration = _duration(container, stream) or 0.0
+    _check_length(path, limits, duration, stream.frames)
+    return stream
+
+
+def _decode(path, container, stream) -> Iterator:
+    """PyAV frames; damage and a missing end are an `InputError`."""
+    frames = container.decode(stream)
+    count = 0
+    while True:
+        with gate(path, frames=count):
+            frame = next(frames, None)
+        if frame is None:
+            break
+        count += 1
+        yield frame
+    if not count:
+        raise _no_frame(path)
+    # A cut between two packets decodes without an error: ask the index.
+    end = max((e.pos + e.size for e in stream.index_entries), default=0)
+    if end > os.path.getsize(path):
+        raise InputError(
+            f"{path}: ends after {count} frames, before its index does; "
+            "use an intact copy.",
+            "truncated",
+        )
+
+
+def _no_frame(path) -> InputError:
+    return InputError(
+        f"{path}: not one frame can be decoded; use an intact copy.", "unreadable"
+    )
+
+
+def _check_length(path, limits: Limits, seconds: float, frames: int) -> None:
+    if frames > limits.max_frames or seconds > limits.max_seconds:
+        raise InputError(
+            f"{path}: {frames} frames or {seconds:.0f} s is longer than the limit "
+            f"({limits.max_frames} frames, {limits.max_seconds:.0f} s); cut it.",
+            "too_long",
+        )
+
+
+def _rate(stream) -> float:
+    rate = stream.average_rate or stream.guessed_rate
+    return float(rate) if rate and 0.1 <= rate <= 1000 else 25.0
+
+
+def _duration(container, stream) -> float | None:
+    if stream.duration and stream.time_base:
+        return float(stream.duration * stream.time_base)
+    return container.duration / 1e6 if container.duration else None
+
+
+def _shown_size(path, frame, stream, limits: Limits) -> tuple[int, int]:
+    """Size of a decoded frame with square pixels; no side ever shrinks."""
+    width, height = frame.width, frame.height
+    aspect = stream.sample_aspect_ratio
+    aspect = float(aspect) if aspect else 1.0
+    if aspect > 1.0 and aspect <= 4.0:
+        width = round(width * aspect)
+    elif 0.25 <= aspect < 1.0:
+        height = round(height / aspect)
+    check_size(path, width, height, limits.max_pixels, limits.min_side)
+    return width, height
+
+
+def _quarter_turns(frame) -> int:
+    """How many quarter turns counter-clockwise set the frame upright."""
+    return round(frame.rotation / 90) % 4
