@@ -79,9 +79,9 @@ class Generator(nn.Module):
             )
         for i, channels in enumerate(reversed(self.channels), start=1):
             pair, styles = styles[:2], styles[2:]
-            x = ResidualBlock(
-                channels, "up", norm="adaptive", name=f"up{i}", **block
-            )(x, pair)
+            x = ResidualBlock(channels, "up", norm="adaptive", name=f"up{i}", **block)(
+                x, pair
+            )
             if i == self.up_attention_after:
                 x = SelfAttention(dtype=self.dtype, name="up_attention")(x)
         x = nn.relu(adaptive_instance_norm(x, styles[0]))
@@ -104,7 +104,9 @@ class Projection(nn.Module):
         def identity_style(key, shape, dtype=jnp.float32):
             del key
             ones_and_zeros = [
-                part for c in self.style_channels for part in (jnp.ones(c), jnp.zeros(c))
+                part
+                for c in self.style_channels
+                for part in (jnp.ones(c), jnp.zeros(c))
             ]
             return jnp.concatenate(ones_and_zeros).reshape(shape).astype(dtype)
 

@@ -1,0 +1,1 @@
+"""Launch recipes: `--config=configs/voxceleb2.py`, `...:smoke`, `configs/synthetic.py`."""

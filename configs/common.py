@@ -1,0 +1,110 @@
+"""Fields and defaults that every recipe shares: the paper's networks and optimisation.
+
+Numbers come from the paper (Zakharov et al. 2019) where it gives them.
+"""
+
+from ml_collections import ConfigDict
+
+
+def paper() -> ConfigDict:
+    """The full-size model of the paper at 256 px."""
+    deep = (64, 128, 256, 512, 512, 512)
+    return ConfigDict(
+        {
+            "seed": 0,
+            "size": 256,  # side of frames and rasters, pixels
+            "batch_size": 16,  # global; the original's is unknown
+            "num_support": 8,  # K
+            "data": {
+                "kind": "records",  # "records", "archive" or "synthetic"
+                "path": "",  # of records or of an archive
+                "held_out": 0.1,  # share of an archive's people kept aside
+                "num_videos": 0,  # synthetic only
+                "frames_per_video": 0,  # synthetic only
+            },
+            "raster": {"line_width": 2.0, "inner_lips": True, "version": 1},
+            "model": {
+                "dtype": "float32",  # compute type; parameters are always float32
+                "embedder": {
+                    "channels": deep,
+                    "attention_after": 3,
+                    "relu_before_sum": False,
+                    "rectified_skip": False,
+                },
+                "generator": {
+                    "channels": (64, 128, 256, 512),
+                    "num_residual_blocks": 4,
+                    "attention_after": 3,
+                    "up_attention_after": 2,
+                    "rectified_skip": False,
+                },
+                "discriminator": {
+                    "channels": deep,
+                    "attention_after": 3,
+                    "relu_before_sum": False,
+                    "rectified_skip": False,
+                },
+            },
+            "loss": {
+                "pixel": 0.0,
+                "adversarial": 1.0,
+                "feature_matching": 10.0,
+                "match": 10.0,
+                "sum_feature_maps": False,
+            },
+            # Weight of each perceptual network in the content loss; 0 leaves it out.
+            "perceptual": {"face_id": 0.0},
+            "optimizer": {
+                "generator_learning_rate": 5e-5,
+                "discriminator_learning_rate": 2e-4,
+                "b1": 0.0,
+                "b2": 0.999,
+                "eps": 1e-5,
+                "discriminator_updates": 2,
+                "ema_decay": 0.999,
+            },
+            "num_train_steps": 0,
+            "log_every_steps": 100,
+            "checkpoint_every_steps": 5_000,
+            "eval_every_steps": 5_000,
+            "keep_checkpoints": 2,
+            "resume": "",  # workdir whose whole state to continue, if ours has none
+            "init_from": "",  # workdir whose networks to start from
+            "fine_tune": {
+                "generator_learning_rate": 5e-5,
+                "discriminator_learning_rate": 2e-4,
+                "num_iterations": 40,  # optimiser updates, whatever T is
+                "batch_size": 8,
+                "ema_decay": 0.972,
+            },
+        }
+    )
+
+
+def small(config: ConfigDict) -> ConfigDict:
+    """Shrinks a recipe to 64 px and 2.4 M parameters: minutes on two CPU cores."""
+    config.size = 64
+    config.batch_size = 8
+    config.num_support = 2
+    widths = (24, 48, 96, 128)
+    config.model.embedder.update(channels=widths, attention_after=3)
+    config.model.discriminator.update(channels=widths, attention_after=3)
+    config.model.generator.update(
+        channels=(32, 64, 128),
+        num_residual_blocks=3,
+        attention_after=None,
+        up_attention_after=1,
+    )
+    config.loss.update(pixel=10.0, adversarial=0.1)
+    config.optimizer.update(
+        generator_learning_rate=5e-4, discriminator_learning_rate=4e-4, ema_decay=0.99
+    )
+    config.fine_tune.update(
+        generator_learning_rate=3e-4,
+        discriminator_learning_rate=3e-4,
+        num_iterations=150,
+    )
+    config.log_every_steps = 50
+    config.checkpoint_every_steps = 500
+    config.eval_every_steps = 500
+    return config

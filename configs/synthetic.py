@@ -1,0 +1,23 @@
+"""Rendered heads, no download: the recipe of `make demo`, of tests and of ablations.
+
+    python -m flax_heads.train --config=configs/synthetic.py --workdir=runs/synthetic
+
+`:smoke` shrinks it to a few steps on a CPU.
+"""
+
+from ml_collections import ConfigDict
+
+from configs import common
+
+
+def get_config(arg: str | None = None) -> ConfigDict:
+    config = common.small(common.paper())
+    config.data.update(kind="synthetic", num_videos=300, frames_per_video=16)
+    config.num_train_steps = 2_000
+    if arg == "smoke":
+        config.data.update(num_videos=8, frames_per_video=4)
+        config.num_train_steps = 4
+        config.update(log_every_steps=2, eval_every_steps=4, checkpoint_every_steps=2)
+    elif arg:
+        raise ValueError(f"configs/synthetic.py:{arg}: the only argument is 'smoke'")
+    return config

@@ -1,0 +1,197 @@
+"""Few-shot learning of one person from T photos (paper, section 3.3)."""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from flax import struct
+
+from flax_heads import losses, spectral
+from flax_heads.meta_learning import Batch, Metrics, embed, generate, project
+from flax_heads.objectives import (
+    LossWeights,
+    PerceptualNetwork,
+    discriminator_objective,
+    image_terms,
+    to_unit_range,
+)
+from flax_heads.state import Adam, Networks, Player, start_player, update_ema
+
+# Iterations per device call: few enough for a live progress bar, many enough that the
+# host costs nothing.
+_CHUNK = 10
+
+
+class FineTuneState(struct.PyTreeNode):
+    """One person's networks while they learn.
+
+    Attributes:
+      step: int32.
+      generator: params "generator" and "psi", the free vector psi' [P].
+      discriminator: V with w0 holding w' (eq. 8), and b.
+      ema: moving average of `generator.params`.
+    """
+
+    step: jax.Array
+    generator: Player
+    discriminator: Player
+    ema: Any
+
+
+def personalize(
+    networks: Networks,
+    params: Any,
+    vectors: spectral.Vectors,
+    discriminator_params: Any,
+    photos: jax.Array,
+    rasters: jax.Array,
+    generator_adam: Adam,
+    discriminator_adam: Adam,
+    key: jax.Array,
+) -> FineTuneState:
+    """Starts a person from the meta-learned networks: psi' = P e, w' = w0 + e (eq. 7, 8).
+
+    The optimisers are made here, after psi' and w' exist, so that they train as well.
+
+    Args:
+      networks: the modules.
+      params, vectors: meta-learned "embedder", "generator", "projection".
+      discriminator_params: meta-learned V with w0 and b.
+      photos, rasters: uint8 [T, H, W, 3].
+      generator_adam, discriminator_adam: the optimisers.
+      key: seeds the fresh singular vectors.
+    """
+    normalized = spectral.normalize(params, vectors)
+    embedding = embed(
+        networks, normalized, to_unit_range(photos)[None], to_unit_range(rasters)[None]
+    )  # [1, N]
+    psi = project(networks, normalized, embedding)[0]  # [P]
+    generator = {"generator": params["generator"], "psi": psi}
+    discriminator = dict(discriminator_params)
+    discriminator["w0"] = discriminator["w0"] + embedding[0]
+    keys = jax.random.split(key)
+    return FineTuneState(
+        step=jnp.zeros((), jnp.int32),
+        generator=start_player(generator, generator_adam, keys[0]),
+        discriminator=start_player(discriminator, discriminator_adam, keys[1]),
+        ema=generator,
+    )
+
+
+def make_fine_tune_step(
+    networks: Networks,
+    generator_adam: Adam,
+    discriminator_adam: Adam,
+    weights: LossWeights,
+    perceptual: Sequence[PerceptualNetwork] = (),
+    *,
+    discriminator_updates: int = 2,
+    ema_decay: float = 0.972,
+) -> Callable[[FineTuneState, Batch], tuple[FineTuneState, Metrics]]:
+    """Builds `(state, batch) -> (state, metrics)` over "frames" and "rasters".
+
+    As `make_meta_step`, without E, P and L_MCH: L_CNT + L'_ADV move G and psi', then
+    L'_DSC moves theta, w' and b. Batch images are uint8 [B, H, W, 3].
+    """
+
+    def fine_tune_step(state, batch):
+        real = to_unit_range(batch["frames"])
+        rasters = to_unit_range(batch["rasters"])
+        # w' stands in w0's place, so the embedding that is added to it is zero.
+        no_video = jnp.zeros((len(real), networks.embedder.channels[-1]))
+
+        def forward(params):
+            normalized = spectral.normalize(params, state.generator.vectors)
+            psi = jnp.broadcast_to(params["psi"], (len(real), *params["psi"].shape))
+            return generate(networks, normalized, rasters, psi)
+
+        fake, pull_back = jax.vjp(forward, state.generator.params)
+
+        discriminator = state.discriminator
+        for _ in range(discriminator_updates):
+            (d_loss, scores), gradients = jax.value_and_grad(
+                functools.partial(discriminator_objective, networks.discriminator),
+                has_aux=True,
+            )(
+                discriminator.params,
+                discriminator.vectors,
+                no_video,
+                real,
+                fake,
+                rasters,
+            )
+            discriminator = discriminator.updated(gradients, discriminator_adam)
+
+        variables = {"params": discriminator.normalized()}
+
+        def objective(fake):
+            terms = image_terms(
+                fake,
+                real,
+                lambda x: networks.discriminator.apply(variables, x, rasters, no_video),
+                perceptual,
+                weights,
+            )
+            return sum(terms.values()), terms
+
+        fake_grads, terms = jax.grad(objective, has_aux=True)(fake)
+        (gradients,) = pull_back(fake_grads)
+        generator = state.generator.updated(gradients, generator_adam)
+        metrics = {f"loss/{name}": value for name, value in terms.items()}
+        metrics |= {"loss/discriminator": d_loss, **scores}
+        metrics["l1"] = losses.mean_l1(fake, real) / 2  # of frames in [0, 1]
+        ema = update_ema(state.ema, generator.params, ema_decay, state.step)
+        return FineTuneState(state.step + 1, generator, discriminator, ema), metrics
+
+    return fine_tune_step
+
+
+def run_fine_tuning(
+    step: Callable[[FineTuneState, Batch], tuple[FineTuneState, Metrics]],
+    state: FineTuneState,
+    photos: np.ndarray,
+    rasters: np.ndarray,
+    *,
+    num_iterations: int,
+    batch_size: int,
+    seed: int,
+    on_progress: Callable[[int, dict[str, float]], None] = lambda step, metrics: None,
+) -> FineTuneState:
+    """Runs `num_iterations` steps, each over min(batch_size, T) photos drawn by seed.
+
+    Args:
+      step: from `make_fine_tune_step`.
+      state: from `personalize`.
+      photos, rasters: uint8 [T, H, W, 3].
+      num_iterations, batch_size, seed: as named.
+      on_progress: called with the iterations done and the last metrics.
+    """
+    key = jax.random.key(seed)
+    photos, rasters = jnp.asarray(photos), jnp.asarray(rasters)
+    count = min(batch_size, len(photos))
+
+    @functools.partial(jax.jit, static_argnums=3, donate_argnums=0)
+    def advance(state, photos, rasters, iterations):
+        def body(state, _):
+            order = jax.random.permutation(
+                jax.random.fold_in(key, state.step), len(photos)
+            )[:count]
+            return step(state, {"frames": photos[order], "rasters": rasters[order]})
+
+        state, metrics = jax.lax.scan(body, state, length=iterations)
+        return state, jax.tree.map(lambda m: m[-1], metrics)
+
+    # The donated state must own its buffers; `personalize` shares some with the model.
+    state = jax.tree.map(jnp.copy, state)
+    done = 0
+    while done < num_iterations:
+        iterations = min(_CHUNK, num_iterations - done)
+        state, metrics = advance(state, photos, rasters, iterations)
+        done += iterations
+        on_progress(done, {name: float(value) for name, value in metrics.items()})
+    return state

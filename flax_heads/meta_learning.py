@@ -1,0 +1,186 @@
+"""Meta-training (paper, section 3.2): one pure step from state and batch to state."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import optax
+
+from flax_heads import losses, spectral
+from flax_heads.objectives import (
+    LossWeights,
+    PerceptualNetwork,
+    discriminator_objective,
+    image_terms,
+    to_unit_range,
+)
+from flax_heads.state import Adam, Networks, TrainState, update_ema
+from flax_heads.video_embeddings import update_rows
+
+Batch = dict[str, jax.Array]
+Metrics = dict[str, jax.Array]
+
+
+def embed(networks: Networks, params: Any, frames: jax.Array, rasters: jax.Array):
+    """e-hat, the mean embedding over a person's images (eq. 1 and 7).
+
+    Args:
+      networks: the modules.
+      params: the generator side's parameters, spectrally normalised.
+      frames, rasters: float [B, K, H, W, 3] in [-1, 1].
+
+    Returns:
+      float32 [B, N].
+    """
+    b, k, *image = frames.shape
+    embeddings = networks.embedder.apply(
+        {"params": params["embedder"]},
+        frames.reshape(b * k, *image),
+        rasters.reshape(b * k, *image),
+    )
+    return embeddings.reshape(b, k, -1).mean(1)
+
+
+def generate(networks: Networks, params: Any, rasters: jax.Array, psi: jax.Array):
+    """x-hat = G(y, psi) (eq. 2): rasters [B, H, W, 3], psi [B, P] -> frames [-1, 1]."""
+    return networks.generator.apply({"params": params["generator"]}, rasters, psi)
+
+
+def project(networks: Networks, params: Any, embedding: jax.Array) -> jax.Array:
+    """psi = P e-hat: [B, N] -> [B, P]."""
+    return networks.projection.apply({"params": params["projection"]}, embedding)
+
+
+def make_meta_step(
+    networks: Networks,
+    generator_adam: Adam,
+    discriminator_adam: Adam,
+    weights: LossWeights,
+    perceptual: Sequence[PerceptualNetwork] = (),
+    *,
+    discriminator_updates: int = 2,
+    ema_decay: float = 0.999,
+    axis_name: str | None = None,
+) -> Callable[[TrainState, Batch], tuple[TrainState, Metrics]]:
+    """Builds `(state, batch) -> (state, metrics)`.
+
+    Order within a step, and what each loss moves:
+      1. x-hat and e-hat are computed once; the pullback to phi, psi, P is kept.
+      2. `discriminator_updates` times, L_DSC on the constant x-hat moves theta, w0, b
+         and the batch's rows of W. G does not change meanwhile, so x-hat stays valid.
+      3. L_CNT + L_ADV + L_MCH is evaluated against the *updated* discriminator and
+         pulled back to phi, psi, P. Nothing of it reaches theta or W.
+
+    Args:
+      networks: the modules.
+      generator_adam, discriminator_adam: optimisers; the latter's b1 must be 0, on
+        which the row-sparse update of W relies.
+      weights: factors of the loss terms.
+      perceptual: networks of the content loss.
+      discriminator_updates: updates of D per update of G; the paper's is 2.
+      ema_decay: of the moving average of the generator side's parameters.
+      axis_name: the mapped axis to average over under `jax.pmap`. Leave it None under
+        `jit`, where the batch is one global array.
+
+    Raises:
+      ValueError: the discriminator's b1 is not 0.
+    """
+    if discriminator_adam.b1 != 0:
+        raise ValueError("the sparse update of W needs discriminator b1 = 0")
+
+    def average(tree):
+        return jax.lax.pmean(tree, axis_name) if axis_name else tree
+
+    def gather(tree):
+        if axis_name is None:
+            return tree
+        return jax.lax.all_gather(tree, axis_name, tiled=True)
+
+    def meta_step(state: TrainState, batch: Batch) -> tuple[TrainState, Metrics]:
+        real = to_unit_range(batch["target_frame"])  # [B, H, W, 3]
+        rasters = to_unit_range(batch["target_raster"])
+        support_frames = to_unit_range(batch["support_frames"])  # [B, K, H, W, 3]
+        support_rasters = to_unit_range(batch["support_rasters"])
+        video_index = batch["video_index"]  # [B]
+
+        def forward(params):
+            params = spectral.normalize(params, state.generator.vectors)
+            embedding = embed(networks, params, support_frames, support_rasters)
+            psi = project(networks, params, embedding)
+            return generate(networks, params, rasters, psi), embedding
+
+        (fake, embedding), pull_back = jax.vjp(forward, state.generator.params)
+
+        discriminator, table = state.discriminator, state.video_embeddings
+        for i in range(discriminator_updates):
+
+            def objective(params, rows, vectors=discriminator.vectors):
+                return discriminator_objective(
+                    networks.discriminator, params, vectors, rows, real, fake, rasters
+                )
+
+            rows = table.values[video_index]  # [B, N]
+            (d_loss, scores), (d_grads, row_grads) = jax.value_and_grad(
+                objective, argnums=(0, 1), has_aux=True
+            )(discriminator.params, rows)
+            d_grads = average(d_grads)
+            discriminator = discriminator.updated(d_grads, discriminator_adam)
+            table = update_rows(
+                table,
+                gather(video_index),
+                gather(row_grads) / (jax.lax.axis_size(axis_name) if axis_name else 1),
+                discriminator_updates * state.step + i + 1,
+                learning_rate=discriminator_adam.learning_rate,
+                b2=discriminator_adam.b2,
+                eps=discriminator_adam.eps,
+            )
+
+        rows = table.values[video_index]
+        variables = {"params": discriminator.normalized()}
+
+        def generator_objective(fake, embedding):
+            terms = image_terms(
+                fake,
+                real,
+                lambda x: networks.discriminator.apply(variables, x, rasters, rows),
+                perceptual,
+                weights,
+            )
+            if weights.match:
+                terms["match"] = weights.match * losses.match_loss(embedding, rows)
+            return sum(terms.values()), terms
+
+        (fake_grads, embedding_grads), terms = jax.grad(
+            generator_objective, argnums=(0, 1), has_aux=True
+        )(fake, embedding)
+        (g_grads,) = pull_back((fake_grads, embedding_grads))
+        g_grads = average(g_grads)
+        generator = state.generator.updated(g_grads, generator_adam)
+
+        metrics = {f"loss/{name}": value for name, value in terms.items()}
+        metrics |= {"loss/discriminator": d_loss, **scores}
+        metrics |= {
+            "l1": losses.mean_l1(fake, real) / 2,  # of frames in [0, 1]
+            "norm/embedding": jnp.linalg.norm(embedding, axis=-1).mean(),
+            "norm/video_embedding": jnp.linalg.norm(rows, axis=-1).mean(),
+        }
+        metrics = average(metrics)
+        metrics |= {
+            "norm/generator_gradient": optax.global_norm(g_grads),
+            "norm/discriminator_gradient": optax.global_norm(d_grads),
+        }
+        return (
+            TrainState(
+                step=state.step + 1,
+                generator=generator,
+                discriminator=discriminator,
+                video_embeddings=table,
+                ema=update_ema(state.ema, generator.params, ema_decay, state.step),
+            ),
+            metrics,
+        )
+
+    return meta_step

@@ -1,0 +1,150 @@
+"""A meta-learned model, loaded: what turns a few photos into a talking head."""
+
+from __future__ import annotations
+
+import dataclasses
+import pathlib
+from collections.abc import Callable
+from typing import Any
+
+import jax
+import numpy as np
+from ml_collections import ConfigDict
+
+from data_pipeline.raster import RasterStyle, draw_rasters
+from flax_heads import checkpoints, recipe, spectral
+from flax_heads.fine_tuning import make_fine_tune_step, personalize, run_fine_tuning
+from flax_heads.state import Networks
+from flax_heads.talking_head import TalkingHead
+
+
+@dataclasses.dataclass(frozen=True)
+class MetaModel:
+    """Meta-learned networks and how they were made.
+
+    Attributes:
+      config: of the training run.
+      step: of the checkpoint.
+      networks: the modules.
+      params: moving averages of "embedder", "generator" and "projection".
+      vectors: their singular vectors.
+      discriminator: V with w0 and b.
+      source: the workdir it came from.
+    """
+
+    config: ConfigDict
+    step: int
+    networks: Networks
+    params: Any
+    vectors: spectral.Vectors
+    discriminator: Any
+    source: str
+
+    @property
+    def size(self) -> int:
+        """Side of the frames in pixels."""
+        return self.config.size
+
+    @property
+    def style(self) -> RasterStyle:
+        return recipe.raster_style(self.config)
+
+
+def load_model(workdir: str | pathlib.Path, step: int | None = None) -> MetaModel:
+    """Loads the networks of a training run, by default its newest checkpoint.
+
+    Raises:
+      InputError: no checkpoint there.
+    """
+    step, values, loaded = checkpoints.load_for_fine_tuning(workdir, step)
+    config = recipe.from_json(values)
+    params = loaded["ema"]
+    vectors = spectral.power_iteration(params, loaded["generator_vectors"], 10)
+    return MetaModel(
+        config=config,
+        step=step,
+        networks=recipe.networks(config),
+        params=params,
+        vectors=vectors,
+        discriminator=loaded["discriminator"],
+        source=str(workdir),
+    )
+
+
+def fine_tune(
+    model: MetaModel,
+    photos: np.ndarray,
+    landmarks: np.ndarray,
+    *,
+    num_iterations: int | None = None,
+    seed: int = 0,
+    on_progress: Callable[[int, dict[str, float]], None] = lambda step, metrics: None,
+) -> TalkingHead:
+    """Learns one person from T photos (section 3.3).
+
+    Args:
+      model: from `load_model`.
+      photos: uint8 [T, size, size, 3], cropped as `people.load_person` does.
+      landmarks: float [T, 68, 2] in pixels of the photos.
+      num_iterations: optimiser updates; the model's config says by default. 0 is the
+        feed-forward variant: psi is P e, and nothing is trained.
+      seed: of the order in which the photos are visited.
+      on_progress: called with the iterations done and the last metrics.
+
+    Returns:
+      the talking head, spectral norm folded into its weights.
+    """
+    config = model.config
+    settings = config.fine_tune
+    if num_iterations is None:
+        num_iterations = settings.num_iterations
+    generator_adam, discriminator_adam = recipe.adams(config, "fine_tune")
+    rasters = draw_rasters(landmarks, model.size, model.style)
+    state = personalize(
+        model.networks,
+        model.params,
+        model.vectors,
+        model.discriminator,
+        photos,
+        rasters,
+        generator_adam,
+        discriminator_adam,
+        jax.random.key(seed),
+    )
+    step = make_fine_tune_step(
+        model.networks,
+        generator_adam,
+        discriminator_adam,
+        recipe.loss_weights(config),
+        recipe.perceptual(config),
+        discriminator_updates=config.optimizer.discriminator_updates,
+        ema_decay=settings.ema_decay,
+    )
+    state = run_fine_tuning(
+        step,
+        state,
+        photos,
+        rasters,
+        num_iterations=num_iterations,
+        batch_size=settings.batch_size,
+        seed=seed,
+        on_progress=on_progress,
+    )
+    vectors = spectral.power_iteration(state.ema, state.generator.vectors, 10)
+    folded = jax.device_get(spectral.normalize(state.ema, vectors))
+    return TalkingHead(
+        generator=config.model.generator.to_dict() | {"dtype": config.model.dtype},
+        params=folded["generator"],
+        psi=folded["psi"],
+        size=model.size,
+        style=model.style,
+        landmarks=np.asarray(landmarks, np.float32),
+        photos=photos,
+        history={
+            "model": model.source,
+            "model_step": model.step,
+            "iterations": num_iterations,
+            "photos": len(photos),
+            "seed": seed,
+        },
+    )

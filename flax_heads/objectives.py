@@ -1,0 +1,132 @@
+"""The two sides of the game as objectives of networks; both kinds of training use them.
+
+`meta_learning.py` and `fine_tuning.py` differ in what the generator's side is made of
+and in the discriminator's person vector. What is asked of a frame is the same.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable, Sequence
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+
+from flax_heads import losses, spectral
+from flax_heads.discriminator import Discriminator
+
+
+class PerceptualNetwork(NamedTuple):
+    """A fixed network whose activations the content loss compares.
+
+    Attributes:
+      name: for logs.
+      weight: factor of its term.
+      apply: (variables, frames float [B, H, W, 3] in [-1, 1]) -> activations to compare.
+      variables: the network's own parameters.
+    """
+
+    name: str
+    weight: float
+    apply: Callable[[Any, jax.Array], Sequence[jax.Array]]
+    variables: Any
+
+
+@dataclasses.dataclass(frozen=True)
+class LossWeights:
+    """Factors of the terms (SPEC section 3; the defaults are its column v2).
+
+    Attributes:
+      pixel: of the pixel pyramid, which is not in the paper.
+      adversarial: of -r-hat.
+      feature_matching: of L_FM.
+      match: lambda of L_MCH; 0 is the paper's FF variant.
+      sum_feature_maps: sum L_FM over the maps instead of averaging it.
+    """
+
+    pixel: float = 0.0
+    adversarial: float = 1.0
+    feature_matching: float = 10.0
+    match: float = 10.0
+    sum_feature_maps: bool = False
+
+
+def to_unit_range(images: jax.Array) -> jax.Array:
+    """uint8 [0, 255] -> float32 [-1, 1]."""
+    return images.astype(jnp.float32) / 127.5 - 1.0
+
+
+def discriminator_objective(
+    discriminator: Discriminator,
+    params: Any,
+    vectors: spectral.Vectors,
+    video_embedding: jax.Array,
+    real: jax.Array,
+    fake: jax.Array,
+    rasters: jax.Array,
+) -> tuple[jax.Array, dict[str, jax.Array]]:
+    """L_DSC over one batch; real and fake go through V as one batch of 2B.
+
+    Args:
+      discriminator: the module.
+      params, vectors: theta, w0 and b, and their singular vectors.
+      video_embedding: float [B, N], the rows W_i.
+      real, fake, rasters: float [B, H, W, 3] in [-1, 1].
+
+    Returns:
+      the loss and the mean scores.
+    """
+
+    def twice(x):
+        return jnp.concatenate([x, x])
+
+    scores, _ = discriminator.apply(
+        {"params": spectral.normalize(params, vectors)},
+        jnp.concatenate([real, fake]),
+        twice(rasters),
+        twice(video_embedding),
+    )
+    real_scores, fake_scores = jnp.split(scores, 2)
+    means = {"score/real": real_scores.mean(), "score/fake": fake_scores.mean()}
+    return losses.discriminator_loss(real_scores, fake_scores), means
+
+
+def image_terms(
+    fake: jax.Array,
+    real: jax.Array,
+    discriminate: Callable[[jax.Array], tuple[jax.Array, Sequence[jax.Array]]],
+    perceptual: Sequence[PerceptualNetwork],
+    weights: LossWeights,
+) -> dict[str, jax.Array]:
+    """L_CNT and L_ADV of generated frames, weighted: what psi and phi descend on.
+
+    Args:
+      fake, real: float [B, H, W, 3] in [-1, 1]; only `fake` carries a gradient.
+      discriminate: frames -> (scores [B], V's activations), with constant parameters.
+      perceptual: the content loss's networks.
+      weights: factors of the other terms.
+    """
+    content = sum(
+        (
+            net.weight
+            * losses.content_loss(
+                net.apply(net.variables, fake), net.apply(net.variables, real)
+            )
+            for net in perceptual
+        ),
+        start=jnp.zeros(()),
+    )
+    if weights.pixel:
+        content += weights.pixel * losses.pixel_pyramid_loss(fake, real)
+    terms = {"content": content}
+    if weights.adversarial or weights.feature_matching:
+        scores, features = discriminate(fake)
+        _, real_features = discriminate(real)
+        terms["adversarial"] = weights.adversarial * losses.adversarial_loss(scores)
+        terms["feature_matching"] = weights.feature_matching * (
+            losses.feature_matching_loss(
+                features, real_features, weights.sum_feature_maps
+            )
+        )
+    return terms

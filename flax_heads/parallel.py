@@ -1,0 +1,98 @@
+"""The one file that knows devices: the mesh, and where state and batches live.
+
+A batch is one global array split over every device of every process; the state is
+replicated, except W, whose rows are spread. XLA derives the collectives from that, so
+the step function itself mentions no device. `jax.pmap` maps the very same step, with
+`axis_name=AXIS`; a test holds the two together.
+"""
+
+from __future__ import annotations
+
+import collections
+import itertools
+from collections.abc import Callable, Iterable, Iterator
+from typing import Any
+
+import jax
+import numpy as np
+from jax.sharding import Mesh, NamedSharding, PartitionSpec
+
+from flax_heads.state import TrainState
+
+AXIS = "data"
+
+
+def make_mesh(devices: list[jax.Device] | None = None) -> Mesh:
+    """A one-dimensional mesh over `devices`, by default all of all processes.
+
+    Built from the device array, not by `jax.make_mesh`, whose axes have become
+    explicit: those refuse the gather W[video_index].
+    """
+    return Mesh(np.array(devices or jax.devices()), (AXIS,))
+
+
+def replicated(mesh: Mesh) -> NamedSharding:
+    return NamedSharding(mesh, PartitionSpec())
+
+
+def split_by_rows(mesh: Mesh) -> NamedSharding:
+    return NamedSharding(mesh, PartitionSpec(AXIS))
+
+
+def state_shardings(mesh: Mesh, state: TrainState) -> TrainState:
+    """Shardings of a (possibly abstract) state: rows of W spread, the rest everywhere."""
+    shardings = jax.tree.map(lambda _: replicated(mesh), state)
+    rows = jax.tree.map(lambda _: split_by_rows(mesh), state.video_embeddings)
+    return shardings.replace(video_embeddings=rows)
+
+
+def jit_init(init: Callable[[], TrainState], mesh: Mesh) -> TrainState:
+    """Runs `init` so that every part of the state is born where it belongs."""
+    shardings = state_shardings(mesh, jax.eval_shape(init))
+    return jax.jit(init, out_shardings=shardings)()
+
+
+def jit_step(
+    step: Callable[[TrainState, Any], tuple[TrainState, Any]],
+    mesh: Mesh,
+    state: TrainState,
+) -> Callable[[TrainState, Any], tuple[TrainState, Any]]:
+    """Compiles a step for the mesh; the state passed in is donated, do not use it again."""
+    shardings = state_shardings(mesh, state)
+    return jax.jit(
+        step,
+        in_shardings=(shardings, split_by_rows(mesh)),
+        out_shardings=(shardings, replicated(mesh)),
+        donate_argnums=0,
+    )
+
+
+def check_batch_size(mesh: Mesh, batch_size: int) -> None:
+    """Raises ValueError unless the global batch divides over the devices."""
+    if batch_size % mesh.size:
+        raise ValueError(
+            f"batch_size {batch_size} does not divide over {mesh.size} devices; "
+            f"use a multiple of {mesh.size}"
+        )
+
+
+def place_batches(
+    batches: Iterable[dict[str, np.ndarray]], mesh: Mesh, ahead: int = 2
+) -> Iterator[dict[str, jax.Array]]:
+    """Moves each process's share of the batches to its devices, `ahead` of their use."""
+    sharding = split_by_rows(mesh)
+
+    def place(batch):
+        return {
+            name: jax.make_array_from_process_local_data(sharding, value)
+            for name, value in batch.items()
+        }
+
+    queue: collections.deque = collections.deque()
+    batches = iter(batches)
+    while True:
+        for batch in itertools.islice(batches, ahead + 1 - len(queue)):
+            queue.append(place(batch))
+        if not queue:
+            return
+        yield queue.popleft()

@@ -1,0 +1,257 @@
+"""Meta-training: `python -m flax_heads.train --config=configs/... --workdir=...`.
+
+The same command again resumes. A checkpoint in the workdir wins; else `config.resume`
+continues another run's whole state; else `config.init_from` starts from its networks;
+else training begins from scratch.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import functools
+import pathlib
+import signal
+import time
+
+import jax
+import numpy as np
+from absl import app, flags, logging
+from ml_collections import ConfigDict, config_flags
+from rich.progress import (
+    BarColumn,
+    MofNCompleteColumn,
+    Progress,
+    TextColumn,
+    TimeElapsedColumn,
+    TimeRemainingColumn,
+)
+
+from data_pipeline.errors import InputError
+from flax_heads import checkpoints, parallel, recipe
+from flax_heads.figures import contact_sheet
+from flax_heads.losses import mean_l1
+from flax_heads.meta_learning import embed, generate, make_meta_step, project
+from flax_heads.metric_writer import MetricWriter
+from flax_heads.objectives import to_unit_range
+from flax_heads.spectral import normalize, power_iteration
+from flax_heads.state import TrainState, init_state
+from flax_heads.training_data import open_episodes
+
+# Exit code of a run that was told to stop (SIGTERM), saved, and can be resumed.
+EXIT_PREEMPTED = 143
+_SHEET_ROWS = 6
+
+
+def train(config: ConfigDict, workdir: str | pathlib.Path) -> TrainState:
+    """Runs or resumes meta-training to `config.num_train_steps`.
+
+    Leaves in `workdir`: `checkpoints/`, `config.json`, `metrics.jsonl`, TensorBoard
+    events, and `held_out_<step>.png`, a contact sheet of people it never trained on.
+
+    Raises:
+      InputError: bad data or config, or a checkpoint of another config.
+    """
+    # --- What to train on, and with what
+    workdir = pathlib.Path(workdir)
+    workdir.mkdir(parents=True, exist_ok=True)
+    config_json = recipe.as_json(config)
+    mesh = parallel.make_mesh()
+    parallel.check_batch_size(mesh, config.batch_size)
+    data, held_out = open_episodes(config, workdir)
+    networks = recipe.networks(config)
+    generator_adam, discriminator_adam = recipe.adams(config)
+    logging.info(
+        "%d videos at %d px; batch %d of K=%d; %d device(s); content loss: %s",
+        data.num_videos,
+        data.size,
+        config.batch_size,
+        config.num_support,
+        mesh.size,
+        recipe.content_terms(config),
+    )
+
+    # --- The state: from a checkpoint or fresh
+    init = functools.partial(
+        init_state,
+        networks,
+        jax.random.key(config.seed),
+        size=config.size,
+        num_videos=data.num_videos,
+        generator_adam=generator_adam,
+        discriminator_adam=discriminator_adam,
+    )
+    manager = checkpoints.open_manager(workdir, config.keep_checkpoints)
+    state = _restore_or_init(config, config_json, init, mesh, manager)
+    first_step = int(state.step)
+    if jax.process_index() == 0:
+        (workdir / "config.json").write_text(config.to_json_best_effort(indent=2))
+    step_fn = parallel.jit_step(
+        make_meta_step(
+            networks,
+            generator_adam,
+            discriminator_adam,
+            recipe.loss_weights(config),
+            recipe.perceptual(config),
+            discriminator_updates=config.optimizer.discriminator_updates,
+            ema_decay=config.optimizer.ema_decay,
+        ),
+        mesh,
+        state,
+    )
+
+    # --- The loop
+    local = (jax.process_index(), jax.process_count())
+    batches = parallel.place_batches(
+        data.batches(
+            config.seed, first_step, config.batch_size, config.num_support, *local
+        ),
+        mesh,
+    )
+    look = make_held_out_check(networks, held_out, config)
+    writer = MetricWriter(workdir)
+    stop = _stop_flag()
+    started, since, done = time.monotonic(), first_step, first_step
+    with manager, _progress(config.num_train_steps, first_step) as advance:
+        for step in range(first_step, config.num_train_steps):
+            state, metrics = step_fn(state, next(batches))
+            # The host may run one step ahead of the devices, not more.
+            jax.block_until_ready(metrics)
+            done = step + 1
+            last = done == config.num_train_steps or stop()
+            if done % config.log_every_steps == 0 or last:
+                values = {name: float(value) for name, value in metrics.items()}
+                now = time.monotonic()
+                values["steps_per_second"] = (done - since) / (now - started)
+                writer.scalars(done, values)
+                started, since = now, done
+                _refuse_non_finite(values, done)
+            if done % config.eval_every_steps == 0 or last:
+                values, sheet = look(state)
+                writer.scalars(done, values)
+                path = writer.image(done, "held_out", sheet)
+                logging.info("step %d: held-out people %s, see %s", done, values, path)
+                started, since = time.monotonic(), done
+            if done % config.checkpoint_every_steps == 0 or last:
+                checkpoints.save(manager, done, state, config_json)
+            advance()
+            if stop():
+                break
+    writer.close()
+    if stop():
+        logging.warning("told to stop: saved step %d, run again to resume", done)
+        raise SystemExit(EXIT_PREEMPTED)
+    return state
+
+
+def make_held_out_check(networks, held_out, config):
+    """Builds state -> (metrics, contact sheet) on fixed episodes of held-out people."""
+    people = min(held_out.num_videos, 32)
+    if not people:
+        raise InputError(
+            f"{config.data.path}: no held-out people; prepare with a test split or "
+            "raise data.held_out",
+            reason="no_held_out",
+        )
+    batch = next(held_out.batches(0, 0, people, config.num_support))
+
+    @jax.jit
+    def feed_forward(params, vectors, batch):
+        # The vectors are the live parameters'; a few iterations make them the EMA's.
+        params = normalize(params, power_iteration(params, vectors, 5))
+        images = {k: to_unit_range(v) for k, v in batch.items() if k != "video_index"}
+        embedding = embed(
+            networks, params, images["support_frames"], images["support_rasters"]
+        )
+        psi = project(networks, params, embedding)
+        fake = generate(networks, params, images["target_raster"], psi)
+        return fake, mean_l1(fake, images["target_frame"]) / 2
+
+    def check(state):
+        fake, l1 = feed_forward(state.ema, state.generator.vectors, batch)
+        rows = slice(0, _SHEET_ROWS)
+        sheet = contact_sheet(
+            {
+                "source": batch["support_frames"][rows, 0],
+                "raster": batch["target_raster"][rows],
+                "feed-forward": to_uint8(np.asarray(fake[rows])),
+                "truth": batch["target_frame"][rows],
+            }
+        )
+        return {"held_out/l1": float(l1)}, sheet
+
+    return check
+
+
+def to_uint8(frames: np.ndarray) -> np.ndarray:
+    """Float [-1, 1] -> uint8 [0, 255]."""
+    return np.clip((frames + 1) * 127.5 + 0.5, 0, 255).astype(np.uint8)
+
+
+def _restore_or_init(config, config_json, init, mesh, manager):
+    target = jax.eval_shape(init)
+    target = jax.tree.map(
+        lambda leaf, sharding: jax.ShapeDtypeStruct(
+            leaf.shape, leaf.dtype, sharding=sharding
+        ),
+        target,
+        parallel.state_shardings(mesh, target),
+    )
+    step = manager.latest_step()
+    if step is not None:
+        logging.info("resuming from step %d of %s", step, manager.directory)
+        return checkpoints.restore(manager, step, target, config_json)
+    if config.resume:
+        with checkpoints.open_manager(config.resume) as other:
+            step = other.latest_step()
+            if step is None:
+                raise InputError(f"{config.resume}: no checkpoint to resume from")
+            return checkpoints.restore(other, step, target, config_json)
+    state = parallel.jit_init(init, mesh)
+    if config.init_from:
+        step, _, loaded = checkpoints.load_for_fine_tuning(config.init_from)
+        logging.info("networks from step %d of %s", step, config.init_from)
+        state = checkpoints.with_networks(state, loaded, config.init_from)
+    return state
+
+
+def _refuse_non_finite(values, step):
+    bad = sorted(name for name, value in values.items() if not np.isfinite(value))
+    if bad:
+        raise FloatingPointError(
+            f"step {step}: {', '.join(bad)} not finite; the last checkpoint is intact"
+        )
+
+
+def _stop_flag():
+    """Installs a SIGTERM handler; the returned function tells whether it was called."""
+    told: list[int] = []
+    signal.signal(signal.SIGTERM, lambda number, _: told.append(number))
+    return lambda: bool(told)
+
+
+@contextlib.contextmanager
+def _progress(total, first_step):
+    """A progress bar with an ETA; yields the function that advances it."""
+    columns = (
+        TextColumn("meta-training"),
+        BarColumn(),
+        MofNCompleteColumn(),
+        TimeElapsedColumn(),
+        TextColumn("left"),
+        TimeRemainingColumn(),
+    )
+    with Progress(*columns) as bar:
+        task = bar.add_task("", total=total, completed=first_step)
+        yield lambda: bar.advance(task)
+
+
+def main(_):
+    logging.set_verbosity(logging.INFO)
+    train(flags.FLAGS.config, flags.FLAGS.workdir)
+
+
+if __name__ == "__main__":
+    config_flags.DEFINE_config_file("config", None, "A recipe.", lock_config=True)
+    flags.DEFINE_string("workdir", None, "Folder of the run; again = resume.")
+    flags.mark_flags_as_required(["config", "workdir"])
+    app.run(main)
