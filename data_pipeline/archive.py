@@ -8,7 +8,6 @@ they are; rasters not at all, since they are drawn again from the landmarks.
 from __future__ import annotations
 
 import dataclasses
-import hashlib
 import json
 import os
 import pathlib
@@ -18,7 +17,7 @@ from collections.abc import Collection, Iterator, Sequence
 
 import numpy as np
 
-from data_pipeline import episodes, packing, raster, workers
+from data_pipeline import episodes, packing, raster, voxceleb, workers
 from data_pipeline.errors import InputError
 from data_pipeline.raster import RasterStyle
 
@@ -124,7 +123,7 @@ class Archive:
           InputError: a name is not in the archive.
         """
         if isinstance(test, (int, float)):
-            held_out = held_out_identities(self.identities, test)
+            held_out = voxceleb.held_out_identities(self.identities, test)
         else:
             held_out = set(test)
             if unknown := held_out - set(self.identities):
@@ -273,16 +272,3 @@ def _render(task, beat) -> tuple[np.ndarray, np.ndarray]:
     video, seed, num_frames, size = task
     video_seed = int(np.random.SeedSequence((seed, video)).generate_state(1)[0])
     return synthetic.make_video(video_seed, num_frames, size)
-
-
-def held_out_identities(identities: Collection[str], fraction: float) -> set[str]:
-    """A fixed pseudo-random `fraction` of the people, never all of them.
-
-    Ranked by a hash of the name, so that a corpus that grows keeps nearly all of its
-    test people.
-    """
-    if not 0 <= fraction < 1:
-        raise InputError(f"the test fraction must be in [0, 1), not {fraction}")
-    people = set(identities)
-    ranked = sorted(people, key=lambda name: hashlib.sha256(name.encode()).digest())
-    return set(ranked[: min(round(fraction * len(people)), len(people) - 1)])

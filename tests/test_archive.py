@@ -5,7 +5,6 @@ import pytest
 
 from data_pipeline.archive import (
     Archive,
-    held_out_identities,
     load_archive,
     make_archive,
     render_archive,
@@ -81,15 +80,6 @@ def test_select_and_split_keep_people_apart(archive):
     assert archive.split_by_identity(0.0)[1].num_videos == 0
     with pytest.raises(InputError, match="no video of nobody"):
         archive.split_by_identity(["nobody"])
-
-
-def test_held_out_people_hardly_change_as_the_corpus_grows():
-    people = [f"id{i}" for i in range(100)]
-    before = held_out_identities(people, 0.1)
-    after = held_out_identities([*people, "new"], 0.1)
-    assert len(before) == 10 and len(after) == 10
-    assert len(before & after) >= 9
-    assert held_out_identities(["only"], 0.5) == set()
 
 
 def test_a_saved_archive_comes_back(archive, tmp_path):
