@@ -17,7 +17,7 @@ _SOUND_FILES = ",wav,mp3,flac,ogg,aac"
 _CODECS = (
     "h264,hevc,av1,vp8,vp9,mpeg1video,mpeg2video,mpeg4,msmpeg4v2,msmpeg4v3,h263,mjpeg,"
     "theora,prores,dnxhd,dvvideo,ffv1,huffyuv,rawvideo,wmv1,wmv2,wmv3,vc1"
-).split(",")
+)
 _REENCODE = "re-encode it to H.264 mp4, for example with ffmpeg"
 
 
@@ -184,7 +184,7 @@ def _video_stream(path, container, limits: Limits):
     stream = streams[0]
     context = stream.codec_context
     codec = context.codec.canonical_name
-    if codec not in _CODECS:
+    if codec not in _CODECS.split(","):
         raise InputError(
             f"{path}: the codec {codec} is not supported; {_REENCODE}.", "unsupported"
         )
