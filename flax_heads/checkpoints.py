@@ -130,7 +130,7 @@ def load_for_fine_tuning(
                 name: tree["discriminator"][name] for name in ("params", "vectors")
             },
         }
-        as_numpy = jax.tree.map(lambda _: ocp.RestoreArgs(restore_type=None), wanted)
+        as_numpy = jax.tree.map(lambda _: ocp.RestoreArgs(restore_type=np.ndarray), wanted)
         loaded = checkpointer.restore(
             item,
             ocp.args.PyTreeRestore(wanted, restore_args=as_numpy, partial_restore=True),

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import functools
 import pathlib
 from collections.abc import Callable
 from typing import Any
@@ -100,16 +101,19 @@ def fine_tune(
         num_iterations = settings.num_iterations
     generator_adam, discriminator_adam = recipe.adams(config, "fine_tune")
     rasters = draw_rasters(landmarks, model.size, model.style)
-    state = personalize(
+    start = functools.partial(
+        personalize,
         model.networks,
+        generator_adam=generator_adam,
+        discriminator_adam=discriminator_adam,
+    )
+    state = jax.jit(start)(
         model.params,
         model.vectors,
         model.discriminator,
         photos,
         rasters,
-        generator_adam,
-        discriminator_adam,
-        jax.random.key(seed),
+        key=jax.random.key(seed),
     )
     step = make_fine_tune_step(
         model.networks,

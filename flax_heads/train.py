@@ -7,7 +7,6 @@ else training begins from scratch.
 
 from __future__ import annotations
 
-import contextlib
 import functools
 import pathlib
 import signal
@@ -15,19 +14,12 @@ import time
 
 import jax
 import numpy as np
-from absl import app, flags, logging
+from absl import app, flags
 from ml_collections import ConfigDict, config_flags
-from rich.progress import (
-    BarColumn,
-    MofNCompleteColumn,
-    Progress,
-    TextColumn,
-    TimeElapsedColumn,
-    TimeRemainingColumn,
-)
 
 from data_pipeline.errors import InputError
 from flax_heads import checkpoints, parallel, recipe
+from flax_heads.console import log, progress, set_up_logging
 from flax_heads.figures import contact_sheet
 from flax_heads.losses import mean_l1
 from flax_heads.meta_learning import embed, generate, make_meta_step, project
@@ -60,7 +52,7 @@ def train(config: ConfigDict, workdir: str | pathlib.Path) -> TrainState:
     data, held_out = open_episodes(config, workdir)
     networks = recipe.networks(config)
     generator_adam, discriminator_adam = recipe.adams(config)
-    logging.info(
+    log.info(
         "%d videos at %d px; batch %d of K=%d; %d device(s); content loss: %s",
         data.num_videos,
         data.size,
@@ -111,7 +103,8 @@ def train(config: ConfigDict, workdir: str | pathlib.Path) -> TrainState:
     writer = MetricWriter(workdir)
     stop = _stop_flag()
     started, since, done = time.monotonic(), first_step, first_step
-    with manager, _progress(config.num_train_steps, first_step) as advance:
+    bar = progress("meta-training", config.num_train_steps, first_step)
+    with manager, bar as show:
         for step in range(first_step, config.num_train_steps):
             state, metrics = step_fn(state, next(batches))
             # The host may run one step ahead of the devices, not more.
@@ -129,16 +122,16 @@ def train(config: ConfigDict, workdir: str | pathlib.Path) -> TrainState:
                 values, sheet = look(state)
                 writer.scalars(done, values)
                 path = writer.image(done, "held_out", sheet)
-                logging.info("step %d: held-out people %s, see %s", done, values, path)
+                log.info("step %d: held-out people %s, see %s", done, values, path)
                 started, since = time.monotonic(), done
             if done % config.checkpoint_every_steps == 0 or last:
                 checkpoints.save(manager, done, state, config_json)
-            advance()
+            show(done)
             if stop():
                 break
     writer.close()
     if stop():
-        logging.warning("told to stop: saved step %d, run again to resume", done)
+        log.warning("told to stop: saved step %d, run again to resume", done)
         raise SystemExit(EXIT_PREEMPTED)
     return state
 
@@ -198,7 +191,7 @@ def _restore_or_init(config, config_json, init, mesh, manager):
     )
     step = manager.latest_step()
     if step is not None:
-        logging.info("resuming from step %d of %s", step, manager.directory)
+        log.info("resuming from step %d of %s", step, manager.directory)
         return checkpoints.restore(manager, step, target, config_json)
     if config.resume:
         with checkpoints.open_manager(config.resume) as other:
@@ -209,7 +202,7 @@ def _restore_or_init(config, config_json, init, mesh, manager):
     state = parallel.jit_init(init, mesh)
     if config.init_from:
         step, _, loaded = checkpoints.load_for_fine_tuning(config.init_from)
-        logging.info("networks from step %d of %s", step, config.init_from)
+        log.info("networks from step %d of %s", step, config.init_from)
         state = checkpoints.with_networks(state, loaded, config.init_from)
     return state
 
@@ -229,24 +222,8 @@ def _stop_flag():
     return lambda: bool(told)
 
 
-@contextlib.contextmanager
-def _progress(total, first_step):
-    """A progress bar with an ETA; yields the function that advances it."""
-    columns = (
-        TextColumn("meta-training"),
-        BarColumn(),
-        MofNCompleteColumn(),
-        TimeElapsedColumn(),
-        TextColumn("left"),
-        TimeRemainingColumn(),
-    )
-    with Progress(*columns) as bar:
-        task = bar.add_task("", total=total, completed=first_step)
-        yield lambda: bar.advance(task)
-
-
 def main(_):
-    logging.set_verbosity(logging.INFO)
+    set_up_logging()
     train(flags.FLAGS.config, flags.FLAGS.workdir)
 
 

@@ -8,12 +8,12 @@ from collections.abc import Iterator
 from typing import Protocol
 
 import numpy as np
-from absl import logging
 from ml_collections import ConfigDict
 
 from data_pipeline.archive import load_archive, render_archive
 from data_pipeline.errors import InputError
 from flax_heads import recipe
+from flax_heads.console import log
 
 # Synthetic people kept aside have seeds that no training set reaches.
 _HELD_OUT_SEED = 1_000_000
@@ -86,7 +86,7 @@ def _synthetic(config, workdir):
         style=recipe.raster_style(config),
     )
     if not path.exists():
-        logging.info("rendering %d synthetic people", config.data.num_videos)
+        log.info("rendering %d synthetic people", config.data.num_videos)
         render(config.data.num_videos, seed=config.seed).save(path)
     # From the file, not from memory: JPEG changes the frames, and a resumed run must
     # see the same ones.
