@@ -113,7 +113,7 @@ def load_for_fine_tuning(
     folder = epath.Path(workdir).resolve() / "checkpoints"
     steps = ocp.utils.checkpoint_steps(folder) if folder.exists() else []
     if not steps or (step is not None and step not in steps):
-        wanted = "a checkpoint" if step is None else f"checkpoint {step}"
+        wanted = "checkpoint" if step is None else f"checkpoint {step}"
         raise InputError(
             f"{workdir}: has no {wanted}; expected the --workdir of a training run",
             reason="no_checkpoint",
@@ -130,7 +130,9 @@ def load_for_fine_tuning(
                 name: tree["discriminator"][name] for name in ("params", "vectors")
             },
         }
-        as_numpy = jax.tree.map(lambda _: ocp.RestoreArgs(restore_type=np.ndarray), wanted)
+        as_numpy = jax.tree.map(
+            lambda _: ocp.RestoreArgs(restore_type=np.ndarray), wanted
+        )
         loaded = checkpointer.restore(
             item,
             ocp.args.PyTreeRestore(wanted, restore_args=as_numpy, partial_restore=True),

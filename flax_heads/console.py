@@ -4,8 +4,11 @@ from __future__ import annotations
 
 import contextlib
 import logging
+import os
+import pathlib
 from collections.abc import Callable, Iterator
 
+import jax
 from absl import logging as absl_logging
 from rich.console import Console
 from rich.logging import RichHandler
@@ -33,19 +36,47 @@ def set_up_logging() -> None:
         log.propagate = False
 
 
+def set_up_jax() -> None:
+    """Keeps compiled programs between runs, in the user's cache folder."""
+    cache = os.environ.get("XDG_CACHE_HOME") or pathlib.Path.home() / ".cache"
+    folder = pathlib.Path(cache) / "flax_heads" / "xla"
+    with contextlib.suppress(OSError):  # a read-only home only costs the cache
+        folder.mkdir(parents=True, exist_ok=True)
+        jax.config.update("jax_compilation_cache_dir", str(folder))
+        jax.config.update("jax_persistent_cache_min_compile_time_secs", 1)
+
+
 @contextlib.contextmanager
 def progress(
     description: str, total: int | None, completed: int = 0
 ) -> Iterator[Callable[[int], None]]:
     """A progress bar with an ETA; yields the function that sets how much is done."""
-    columns = (
+    with _bar() as bar:
+        task = bar.add_task(description, total=total, completed=completed)
+        yield lambda done: bar.update(task, completed=done)
+
+
+@contextlib.contextmanager
+def staged_progress() -> Iterator[Callable[[str, int, int | None], None]]:
+    """One bar per stage, added when the stage reports first: show(stage, done, total)."""
+    with _bar() as bar:
+        tasks = {}
+
+        def show(stage: str, done: int, total: int | None) -> None:
+            if stage not in tasks:
+                tasks[stage] = bar.add_task(stage, total=total)
+            bar.update(tasks[stage], completed=done)
+
+        yield show
+
+
+def _bar() -> Progress:
+    return Progress(
         TextColumn("{task.description}"),
         BarColumn(),
         MofNCompleteColumn(),
         TimeElapsedColumn(),
         TextColumn("left"),
         TimeRemainingColumn(),
+        console=_console,
     )
-    with Progress(*columns, console=_console) as bar:
-        task = bar.add_task(description, total=total, completed=completed)
-        yield lambda done: bar.update(task, completed=done)

@@ -10,16 +10,17 @@ from __future__ import annotations
 import functools
 import pathlib
 import signal
+import sys
 import time
 
 import jax
 import numpy as np
-from absl import app, flags
+from absl import flags
 from ml_collections import ConfigDict, config_flags
 
 from data_pipeline.errors import InputError
 from flax_heads import checkpoints, parallel, recipe
-from flax_heads.console import log, progress, set_up_logging
+from flax_heads.console import log, progress, set_up_jax, set_up_logging
 from flax_heads.figures import contact_sheet
 from flax_heads.losses import mean_l1
 from flax_heads.meta_learning import embed, generate, make_meta_step, project
@@ -222,13 +223,35 @@ def _stop_flag():
     return lambda: bool(told)
 
 
-def main(_):
+def run(argv: list[str]) -> int:
+    """Parses the flags of `argv` and trains; returns the exit code."""
+    values = flags.FlagValues()
+    config_flags.DEFINE_config_file(
+        "config", None, "A recipe.", flag_values=values, lock_config=True
+    )
+    flags.DEFINE_string("workdir", None, "The run's folder.", flag_values=values)
+    flags.mark_flags_as_required(["config", "workdir"], flag_values=values)
+    try:
+        rest = values(argv)[1:]
+        if rest:
+            raise flags.Error(f"unexpected argument {rest[0]!r}")
+        config, workdir = values.config, values.workdir
+    # A config file is code: whatever it raises is an error of the user's file.
+    except Exception as error:
+        lines = [line.strip() for line in str(error).splitlines() if line.strip()]
+        message = lines[-1] if lines else type(error).__name__
+        raise InputError(
+            f"{message}; usage: {argv[0]} --config=FILE.py[:ARG] --workdir=DIR "
+            "[--config.FIELD=VALUE ...]",
+            "arguments",
+        ) from error
     set_up_logging()
-    train(flags.FLAGS.config, flags.FLAGS.workdir)
+    set_up_jax()
+    train(config, workdir)
+    return 0
 
 
 if __name__ == "__main__":
-    config_flags.DEFINE_config_file("config", None, "A recipe.", lock_config=True)
-    flags.DEFINE_string("workdir", None, "Folder of the run; again = resume.")
-    flags.mark_flags_as_required(["config", "workdir"])
-    app.run(main)
+    from flax_heads.cli import main
+
+    sys.exit(main(["train", *sys.argv[1:]]))

@@ -1,0 +1,186 @@
+"""Driving a talking head with a clip or a saved landmark track, streaming."""
+
+from __future__ import annotations
+
+import os
+import pathlib
+from collections.abc import Callable, Iterator
+
+import numpy as np
+from PIL import Image
+
+from data_pipeline import geometry
+from data_pipeline.errors import InputError
+from data_pipeline.raster import draw_raster
+from data_pipeline.tracking import LandmarkTrack, track_video
+from data_pipeline.video import read_frames
+from data_pipeline.video_writer import VideoWriter
+from flax_heads.figures import contact_sheet
+from flax_heads.talking_head import TalkingHead
+
+_SHEET_FRAMES = 8
+_SMALLEST_OUTPUT = 256  # pixels; smaller heads are enlarged for the viewer
+_PICTURES = (".gif", ".webp")
+
+
+def animate(
+    head: TalkingHead,
+    driving: str | os.PathLike,
+    output: str | os.PathLike,
+    *,
+    relative: bool = True,
+    side_by_side: bool = False,
+    on_progress: Callable[[str, int, int | None], None] = lambda stage, n, total: None,
+) -> dict[str, int]:
+    """Animates `head` with a driver and writes the video and a contact sheet beside it.
+
+    The driver's frame times and sound are kept. Of the driver's video one frame is in
+    memory at a time; its landmarks (half a kilobyte a frame) are kept whole, because
+    relative driving looks for the frame most like the source.
+
+    Args:
+      head: whom to animate.
+      driving: a video, or a landmark track (`.npz`) saved by `flax-heads track`.
+      output: `.mp4` (needs PyAV), or `.gif` / `.webp` without sound.
+      relative: transfer the driver's motion to the source's face shape. False feeds
+        the driver's own landmarks, as the paper does.
+      side_by_side: show source, driver and result next to each other.
+      on_progress: called with ("landmarks" or "frames", done, total or None).
+
+    Returns:
+      counts: "frames", and "without_face", whose pose was interpolated.
+
+    Raises:
+      InputError: the driver cannot be read or shows no face; bad output name.
+    """
+    output = pathlib.Path(output)
+    if output.suffix.lower() not in (".mp4", *_PICTURES):
+        raise InputError(f"{output}: write to .mp4, .gif or .webp", "output")
+    if not output.parent.is_dir():
+        raise InputError(
+            f"{output}: its folder does not exist; make it first", "output"
+        )
+    is_track = pathlib.Path(driving).suffix.lower() == ".npz"
+    if is_track:
+        track = LandmarkTrack.load(driving)
+    else:
+        seen = iter(range(1, 1 << 62))
+        track = track_video(
+            driving, on_frame=lambda *_: on_progress("landmarks", next(seen), None)
+        )
+    boxes, in_crop = crop_track(track, head.size)
+    points = adapt_landmarks(head, in_crop, relative)
+    sheet = _Sheet(len(points))
+    video = None if is_track else driving
+    frames = _compose(head, points, boxes, video, side_by_side, sheet)
+    if output.suffix.lower() == ".mp4":
+        _write_video(output, frames, track, video, on_progress)
+    else:
+        _write_pictures(output, frames, track, on_progress)
+    Image.fromarray(sheet.draw()).save(output.with_suffix(".png"))
+    return {"frames": len(points), "without_face": int((~track.found).sum())}
+
+
+def crop_track(
+    track: LandmarkTrack, size: int
+) -> tuple[list[geometry.Box], np.ndarray]:
+    """The head box of every frame, and the landmarks inside it (gaps filled).
+
+    Returns:
+      F boxes, and float32 [F, 68, 2] in pixels of crops of `size`.
+    """
+    filled = geometry.fill_gaps(track.landmarks)
+    boxes, box = [], None
+    for points in filled:
+        box = geometry.follow_head(box, points)
+        boxes.append(box)
+    inside = [geometry.to_crop(p, b, size) for p, b in zip(filled, boxes)]
+    return boxes, np.stack(inside)
+
+
+def adapt_landmarks(
+    head: TalkingHead, driver: np.ndarray, relative: bool
+) -> np.ndarray:
+    """The landmarks to draw: float32 [F, 68, 2] of the driver -> of the head.
+
+    Relative driving starts from the pair of source photo and driver frame that are
+    most alike, so that the transferred change is as small as it can be.
+    """
+    if not relative:
+        return driver
+    pairs = []
+    for t, source in enumerate(head.landmarks):
+        f = geometry.nearest_pose(driver, source)
+        matrix = geometry.fit_similarity(driver[f], source)
+        error = np.square(geometry.transform(driver[f], matrix) - source).sum()
+        pairs.append((error, t, f))
+    _, t, f = min(pairs)
+    return geometry.transfer_motion(driver, driver[f], head.landmarks[t])
+
+
+def _compose(head, points, boxes, video, side_by_side, sheet) -> Iterator[np.ndarray]:
+    """Output frames: the result, or source | driver | result."""
+    size = head.size
+    scale = max(1, -(-_SMALLEST_OUTPUT // size))
+    source = head.photos[0]
+    drivers = _driver_crops(video, boxes, points, head)
+    for i, (result, driver) in enumerate(zip(head.animate(points), drivers)):
+        sheet.see(i, source, driver, result)
+        shown = [source, driver, result] if side_by_side else [result]
+        row = Image.fromarray(np.concatenate(shown, 1))
+        target = (row.width * scale, row.height * scale)
+        yield np.asarray(row.resize(target, Image.Resampling.BICUBIC))
+
+
+def _driver_crops(video, boxes, points, head) -> Iterator[np.ndarray]:
+    """What to show as the driver: its crop, or for a track the raster itself."""
+    if video is None:
+        for p in points:
+            yield draw_raster(p, head.size, head.style)
+        return
+    for (_, frame), box in zip(read_frames(video), boxes):
+        yield geometry.crop(frame, box, head.size)
+
+
+def _write_video(output, frames, track, audio_from, on_progress):
+    first = next(frames)
+    height, width, _ = first.shape
+    with VideoWriter(output, width, height, track.fps, audio_from) as writer:
+        writer.write(first, track.frame_time[0])
+        for i, frame in enumerate(frames, start=1):
+            writer.write(frame, track.frame_time[i])
+            on_progress("frames", i + 1, len(track.frame_time))
+
+
+def _write_pictures(output, frames, track, on_progress):
+    ends = np.append(track.frame_time[1:], track.frame_time[-1] + 1 / track.fps)
+    durations = np.maximum(np.round((ends - track.frame_time) * 1000), 1).astype(int)
+    pictures = []
+    for i, frame in enumerate(frames):
+        pictures.append(Image.fromarray(frame))
+        on_progress("frames", i + 1, len(track.frame_time))
+    pictures[0].save(
+        output,
+        save_all=True,
+        append_images=pictures[1:],
+        duration=durations.tolist(),
+        loop=0,
+    )
+
+
+class _Sheet:
+    """Collects evenly spaced moments of an animation for its contact sheet."""
+
+    def __init__(self, num_frames: int):
+        count = min(_SHEET_FRAMES, num_frames)
+        self._wanted = set(np.linspace(0, num_frames - 1, count).astype(int).tolist())
+        self._rows: dict[str, list[np.ndarray]] = {}
+
+    def see(self, index, source, driver, result) -> None:
+        if index in self._wanted:
+            moment = {"source": source, "driver": driver, "result": result}
+            for title, frame in moment.items():
+                self._rows.setdefault(title, []).append(frame)
+
+    def draw(self) -> np.ndarray:
+        return contact_sheet({title: np.stack(r) for title, r in self._rows.items()})

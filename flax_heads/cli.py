@@ -1,0 +1,207 @@
+"""`flax-heads <command>`: preparing, training, fine-tuning, driving, judging.
+
+Exit code 0 only if the thing asked for exists; 2 after one line that names what was
+wrong with the input and what to do about it.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import pathlib
+import sys
+
+from data_pipeline.errors import InputError
+
+
+def main(argv: list[str] | None = None) -> int:
+    """Runs one command; returns the exit code."""
+    argv = sys.argv[1:] if argv is None else argv
+    os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
+    try:
+        if argv[:1] == ["train"]:  # its flags are absl's and config_flags'
+            from flax_heads import train
+
+            return train.run(["flax-heads train", *argv[1:]])
+        arguments = _parser().parse_args(argv)
+        return arguments.run(arguments) or 0
+    except InputError as error:
+        print(f"flax-heads: {error}", file=sys.stderr)
+        return 2
+    except KeyboardInterrupt:
+        print("flax-heads: interrupted", file=sys.stderr)
+        return 130
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(prog="flax-heads", description=__doc__)
+    commands = parser.add_subparsers(required=True, metavar="COMMAND")
+
+    def command(name, run, text):
+        sub = commands.add_parser(name, help=text, description=text)
+        sub.set_defaults(run=run)
+        return sub
+
+    p = command("prepare", _prepare, "Videos to records: landmarks, crops, rasters.")
+    p.add_argument("--source", required=True, help="root folder of the corpus")
+    layouts = ("voxceleb2", "voxceleb1", "folder")
+    p.add_argument("--layout", required=True, choices=layouts)
+    p.add_argument("--data-dir", required=True, help="where the records go")
+    p.add_argument("--size", type=int, default=256, help="side in pixels")
+    p.add_argument("--frames-per-video", type=int, default=64, help="0 = all")
+    p.add_argument("--workers", type=int, help="processes; default: one per core")
+    p.add_argument("--test-fraction", type=float, default=0.1, help="of the people")
+    p.add_argument("--runner", help="let this Beam runner do the work")
+
+    command("train", None, "Meta-training: --config=FILE.py --workdir=DIR; resumes.")
+
+    p = command("info", _info, "What a config is: parameters, FLOPs, memory.")
+    p.add_argument("--config", required=True, help="e.g. configs/voxceleb2.py")
+    p.add_argument("--num-videos", type=int, help="M; default: the data's, if there")
+
+    p = command("track", _track, "A clip's landmarks to a track that can drive.")
+    p.add_argument("--driving", "-d", required=True)
+    p.add_argument("--output", "-o", required=True, help=".npz")
+
+    p = command("finetune", _finetune, "A few photos of a person to a talking head.")
+    p.add_argument("--model", required=True, help="workdir of a meta-training run")
+    p.add_argument("--photos", "--source", "-s", nargs="+", required=True)
+    p.add_argument("--output", "-o", required=True, help="folder of the head")
+    p.add_argument("--frames-per-clip", type=int, default=8, help="T from each clip")
+    p.add_argument("--iterations", type=int, help="0 = feed-forward, no training")
+    p.add_argument("--seed", type=int, default=0)
+
+    p = command("animate", _animate, "A talking head driven by a clip or a track.")
+    p.add_argument("--head", required=True)
+    p.add_argument("--driving", "-d", required=True, help="video, or .npz track")
+    p.add_argument("--output", "-o", required=True, help=".mp4, .gif or .webp")
+    p.add_argument("--side-by-side", action="store_true")
+    p.add_argument(
+        "--relative",
+        action=argparse.BooleanOptionalAction,
+        default=True,
+        help="keep the source's face shape; --no-relative is the paper's driving",
+    )
+
+    p = command("evaluate", _evaluate, "Self-reenactment of held-out people.")
+    p.add_argument("--model", required=True, help="workdir of a meta-training run")
+    p.add_argument("--data-dir", help="prepared data; default: the model's own")
+    p.add_argument("--shots", type=int, nargs="+", default=[1, 8], help="T")
+    p.add_argument("--frames", type=int, default=16, help="hold-out frames a video")
+    p.add_argument("--iterations", type=int)
+    p.add_argument("--output", "-o", required=True, help="folder of the report")
+
+    p = command("demo", _demo, "Train small, bring one photograph to life.")
+    p.add_argument("--output", "-o", default="demo_output")
+    p.add_argument("--photo", help="default: scikit-image's portrait")
+    p.add_argument("--steps", type=int, help="of meta-training")
+    return parser
+
+
+def _prepare(arguments) -> None:
+    from data_pipeline.prepare import prepare
+
+    prepare(
+        arguments.source,
+        arguments.layout,
+        arguments.data_dir,
+        size=arguments.size,
+        frames_per_video=arguments.frames_per_video,
+        workers=arguments.workers,
+        runner=arguments.runner,
+        test_fraction=arguments.test_fraction,
+    )
+
+
+def _info(arguments) -> None:
+    from flax_heads import info
+
+    config = info.load_config(arguments.config)
+    print(info.describe(config, arguments.num_videos))
+
+
+def _track(arguments) -> None:
+    from data_pipeline.tracking import track_video
+    from flax_heads.console import progress
+
+    with progress("landmarks", None) as show:
+        seen = iter(range(1, 1 << 62))
+        track = track_video(arguments.driving, on_frame=lambda *_: show(next(seen)))
+    track.save(arguments.output)
+    print(f"{arguments.output}: {track.found.sum()} of {len(track.found)} frames")
+
+
+def _finetune(arguments) -> None:
+    from data_pipeline.people import load_person
+    from flax_heads.console import progress, set_up_jax
+    from flax_heads.meta_model import fine_tune, load_model
+
+    set_up_jax()
+    model = load_model(arguments.model)
+    person = load_person(arguments.photos, model.size, arguments.frames_per_clip)
+    iterations = arguments.iterations
+    if iterations is None:
+        iterations = model.config.fine_tune.num_iterations
+    with progress("fine-tuning", iterations) as show:
+        head = fine_tune(
+            model,
+            person.photos,
+            person.landmarks,
+            num_iterations=iterations,
+            seed=arguments.seed,
+            on_progress=lambda done, _: show(done),
+        )
+    head.save(arguments.output)
+    print(f"{arguments.output}: a talking head from {len(person.photos)} picture(s)")
+
+
+def _animate(arguments) -> None:
+    from flax_heads.animate import animate
+    from flax_heads.console import set_up_jax, staged_progress
+    from flax_heads.talking_head import TalkingHead
+
+    set_up_jax()
+    head = TalkingHead.load(arguments.head)
+    with staged_progress() as show:
+        counts = animate(
+            head,
+            arguments.driving,
+            arguments.output,
+            relative=arguments.relative,
+            side_by_side=arguments.side_by_side,
+            on_progress=show,
+        )
+    sheet = pathlib.Path(arguments.output).with_suffix(".png")
+    print(
+        f"{arguments.output}: {counts['frames']} frames "
+        f"({counts['without_face']} interpolated, no face there); see {sheet}"
+    )
+
+
+def _evaluate(arguments) -> None:
+    from flax_heads.console import set_up_jax, set_up_logging
+    from flax_heads.evaluate import evaluate_held_out
+
+    set_up_jax()
+    set_up_logging()
+    evaluate_held_out(
+        arguments.model,
+        arguments.output,
+        data_dir=arguments.data_dir,
+        shots=arguments.shots,
+        num_frames=arguments.frames,
+        num_iterations=arguments.iterations,
+    )
+
+
+def _demo(arguments) -> None:
+    from flax_heads.console import set_up_jax, set_up_logging
+    from flax_heads.demo import run_demo
+
+    set_up_jax()
+    set_up_logging()
+    run_demo(arguments.output, arguments.photo, arguments.steps)
+
+
+if __name__ == "__main__":
+    sys.exit(main())
