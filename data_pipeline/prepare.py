@@ -1,0 +1,269 @@
+"""From a folder of videos to a dataset: in parallel, resumable, with a report.
+
+Our own processes fill a work folder with one file per finished video; when all are
+there, TFDS packs them. A killed run goes on where it stopped.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import functools
+import io
+import json
+import logging
+import os
+import pathlib
+import shutil
+import sys
+import time
+from collections.abc import Collection, Iterator, Sequence
+from typing import Any
+
+import rich.console
+import rich.progress
+
+from data_pipeline import work_files
+from data_pipeline.errors import InputError
+from data_pipeline.raster import RasterStyle
+from data_pipeline.records import Counts, Settings, prepare_video
+from data_pipeline.report import make_report, print_report, write_report
+from data_pipeline.voxceleb import find_videos
+from data_pipeline.workers import Failure, default_workers, run_tasks
+
+_NAME = "talking_heads"
+_SHOWN = 20  # broken files that are printed; the report has more
+
+
+def prepare(
+    source: str | os.PathLike,
+    layout: str,
+    data_dir: str | os.PathLike,
+    size: int = 256,
+    frames_per_video: int = 64,
+    workers: int | None = None,
+    runner: str | None = None,
+    test_fraction: float = 0.1,
+    test_identities: Collection[str] = (),
+    style: RasterStyle | None = None,
+    beam_options: Sequence[str] = (),
+    console: rich.console.Console | None = None,
+) -> dict[str, Any]:
+    """Prepares a corpus; the same call again resumes it, or finds it finished.
+
+    Args:
+      source, layout, test_fraction, test_identities: see `voxceleb.find_videos`.
+      data_dir: where the dataset goes; `report.json` lies there too.
+      size, frames_per_video, style: see `records.Settings`.
+      workers: processes; None takes all cores, 0 works in this process.
+      runner: a Beam runner, e.g. `DirectRunner`, that then does all the work, without
+        resuming.
+      beam_options: further options for it.
+      console: where progress and the report are printed.
+
+    Returns:
+      The report, as in `report.json`.
+
+    Raises:
+      InputError: no usable source, no frame with a face in it, or a `data_dir` that
+        holds another dataset.
+    """
+    console = console or rich.console.Console(file=sys.stdout)
+    data_dir = pathlib.Path(data_dir)
+    settings = Settings(layout, size, frames_per_video, style or RasterStyle())
+    if finished := find_datasets(data_dir):
+        return _already_there(finished, data_dir, settings, console)
+    videos = find_videos(source, layout, test_fraction, test_identities)
+    for left_over in data_dir.glob(f"{_NAME}/*/*incomplete*"):
+        shutil.rmtree(left_over, ignore_errors=True)  # of a run killed while packing
+    start = time.monotonic()
+    if runner is None:
+        report = _prepare_here(videos, settings, data_dir, workers, console)
+    else:
+        report = _prepare_with_beam(
+            *(source, settings, data_dir, runner, beam_options),
+            test_fraction=test_fraction,
+            test_identities=test_identities,
+        )
+    report = {
+        "source": str(source),
+        "settings": settings.to_dict(),
+        "seconds": round(time.monotonic() - start, 1),
+        **report,
+    }
+    write_report(data_dir / "report.json", report)
+    print_report(report, console)
+    if not any(split["frames"] for split in report["splits"].values()):
+        raise InputError(
+            f"{source}: no frame of {len(videos)} videos was kept; the reasons are in "
+            f"{data_dir / 'report.json'}",
+            reason="no_frames",
+        )
+    return report
+
+
+def find_datasets(data_dir: pathlib.Path) -> list[pathlib.Path]:
+    """The folders of the finished datasets in `data_dir`, which may itself be one."""
+    infos = [data_dir / "dataset_info.json"]
+    infos += data_dir.glob(f"{_NAME}/*/*/dataset_info.json")
+    return sorted(
+        info.parent
+        for info in infos
+        if info.is_file() and "incomplete" not in info.parent.name
+    )
+
+
+def _already_there(finished, data_dir, settings, console) -> dict[str, Any]:
+    """Nothing to do; or the wrong place for these settings."""
+    try:
+        metadata = json.loads((finished[0] / "metadata.json").read_text())
+        same = metadata["settings"] == settings.to_dict()
+    except (OSError, ValueError, KeyError):
+        same = False
+    if not same:
+        raise InputError(
+            f"{finished[0]}: holds a dataset that was prepared with other settings; "
+            "name another data_dir or delete this one",
+            reason="other_settings",
+        )
+    console.print(f"{finished[0]}: already prepared, nothing to do.")
+    with contextlib.suppress(OSError, ValueError):
+        return json.loads((data_dir / "report.json").read_text())
+    return {"splits": {}, "settings": settings.to_dict()}
+
+
+def _prepare_here(videos, settings, data_dir, num_workers, console) -> dict[str, Any]:
+    """Fills the work folder with our own processes, then packs it."""
+    work = data_dir / "work"
+    console.print(
+        f"{len(videos)} videos of {len({v.identity for v in videos})} people. Finished "
+        f"ones are kept in {work}: after an interruption, run the same command again."
+    )
+    finished, counts = {}, {}
+    for video in videos:
+        finished[video.key] = work_files.work_file(work, video, settings)
+        if before := work_files.load_counts(finished[video.key]):
+            counts[video.key] = before
+    if counts:
+        console.print(f"{len(counts)} of them were finished before.")
+    tasks = [(v, finished[v.key]) for v in videos if v.key not in counts]
+    counts |= _fill(tasks, settings, num_workers, len(counts), console)
+    report = make_report(videos, counts)
+    kept = [video for video in videos if counts[video.key].kept]
+    if kept:
+        with _progress(console) as progress:
+            bar = progress.add_task("Packing", total=len(kept))
+            advance = functools.partial(progress.advance, bar)
+            examples = {
+                split: _load_examples(
+                    [finished[v.key] for v in kept if v.split == split], advance
+                )
+                for split in ("train", "test")
+                if any(v.split == split for v in kept)
+            }
+            _build(data_dir, settings, examples=examples)
+    shutil.rmtree(work, ignore_errors=True)
+    return report
+
+
+def _fill(tasks, settings, num_workers, resumed, console) -> dict[str, Counts]:
+    """Prepares the videos that are not finished; one broken file costs itself."""
+    if num_workers is None:
+        num_workers = default_workers()
+    num_workers = min(num_workers, len(tasks))
+    counts, shown = {}, 0
+    work = functools.partial(_work, settings=settings)
+    with _progress(console) as progress:
+        bar = progress.add_task(
+            "Preparing", total=len(tasks) + resumed, completed=resumed
+        )
+        for (video, _), result in run_tasks(work, tasks, num_workers):
+            if isinstance(result, InputError):
+                raise result
+            if isinstance(result, Failure):
+                error = InputError(
+                    f"{video.utterances[0].parent}: {result.message}", result.reason
+                )
+                result = Counts()
+                result.broken(error)
+            for problem in result.problems[: max(0, _SHOWN - shown)]:
+                progress.console.print(f"skipped: {problem}", markup=False)
+            shown += len(result.problems)
+            counts[video.key] = result
+            progress.advance(bar)
+    return counts
+
+
+def _work(task, beat, settings: Settings) -> Counts | InputError:
+    """A worker's share: one video, from its files to its work file."""
+    video, path = task
+    example, counts = prepare_video(video, settings, beat)
+    try:
+        work_files.save_work(path, example, counts)
+    except OSError as error:  # a full disk must stop the run, not drop the video
+        return InputError(f"{path}: cannot be written ({error}); make room")
+    return counts
+
+
+def _load_examples(paths, advance) -> Iterator[tuple[str, dict[str, Any]]]:
+    for path in paths:
+        example = work_files.load_example(path)
+        yield example["video"], example
+        advance()
+
+
+def _build(data_dir, settings, download_config=None, **kwargs) -> None:
+    """Runs the TFDS builder, without its chatter."""
+    os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
+    disabled = logging.root.manager.disable
+    logging.disable(logging.WARNING)
+    try:
+        import tensorflow_datasets as tfds
+
+        from data_pipeline import input_pipeline
+        from data_pipeline.talking_heads_dataset_builder import (
+            HeadsConfig,
+            TalkingHeads,
+        )
+
+        tfds.disable_progress_bar()
+        name = f"{settings.layout}_{settings.size}"
+        config = HeadsConfig(name=name, settings=settings, **kwargs)
+        with contextlib.redirect_stdout(io.StringIO()):
+            builder = TalkingHeads(data_dir=data_dir, config=config)
+            builder.download_and_prepare(download_config=download_config)
+        input_pipeline.write_indexes(builder.data_dir)
+    finally:
+        logging.disable(disabled)
+
+
+def _prepare_with_beam(
+    source, settings, data_dir, runner, beam_options, **held_out
+) -> dict[str, Any]:
+    """Leaves everything to the TFDS builder on a Beam runner."""
+    import tensorflow_datasets as tfds
+    from apache_beam.options.pipeline_options import PipelineOptions
+
+    from data_pipeline import input_pipeline
+
+    options = PipelineOptions([f"--runner={runner}", *beam_options])
+    download_config = tfds.download.DownloadConfig(beam_options=options)
+    _build(data_dir, settings, download_config, source=str(source), **held_out)
+    splits = {}
+    for split in input_pipeline.split_names(data_dir):
+        records = input_pipeline.Records(data_dir, split)
+        splits[split] = {
+            "videos": records.num_videos,
+            "frames": int(records.frames_per_video.sum()),
+        }
+    return {"splits": splits}
+
+
+def _progress(console) -> rich.progress.Progress:
+    return rich.progress.Progress(
+        rich.progress.TextColumn("{task.description}"),
+        rich.progress.BarColumn(),
+        rich.progress.MofNCompleteColumn(),
+        rich.progress.TimeElapsedColumn(),
+        rich.progress.TimeRemainingColumn(),
+        console=console,
+    )

@@ -1,0 +1,70 @@
+"""Finished records on their way into the dataset: what a killed run keeps."""
+
+from __future__ import annotations
+
+import collections
+import hashlib
+import json
+import os
+import pathlib
+from typing import Any
+
+import numpy as np
+
+from data_pipeline import packing
+from data_pipeline.records import Counts, Settings
+from data_pipeline.voxceleb import Video
+
+
+def work_file(folder: pathlib.Path, video: Video, settings: Settings) -> pathlib.Path:
+    """Where the finished record of a video waits, until all are finished.
+
+    The name changes with the settings and with every file that the video is made of.
+    """
+    sources = []
+    for path in (*video.utterances, *video.boxes):
+        stat = os.stat(path)
+        sources.append((path.name, stat.st_size, stat.st_mtime_ns))
+    identity = (settings.to_dict(), video.key, video.identity, sources)
+    digest = hashlib.sha256(json.dumps(identity).encode()).hexdigest()
+    return folder / digest[:2] / f"{digest[:32]}.npz"
+
+
+def save_work(path: pathlib.Path, example: dict | None, counts: Counts) -> None:
+    """Writes what `prepare_video` returned; the whole file or none."""
+    arrays = {}
+    header = {"counts": vars(counts)}
+    if example is not None:
+        header.update({k: example[k] for k in ("video", "identity", "utterance")})
+        arrays = {k: example[k] for k in ("landmarks", "frame_time")}
+        for name in ("frames", "rasters"):
+            arrays[name], arrays[f"{name}_sizes"] = packing.pack(example[name])
+    header = np.frombuffer(json.dumps(header).encode(), np.uint8)
+    packing.save_npz(path, header=header, **arrays)
+
+
+def load_counts(path: pathlib.Path) -> Counts | None:
+    """The counts in a work file, or None if there is no good one."""
+    try:
+        with open(path, "rb") as file, np.load(file, allow_pickle=False) as stored:
+            counts = json.loads(stored["header"].tobytes())["counts"]
+    except Exception:  # no matter why: it is made again
+        return None
+    for name in ("dropped", "files"):
+        counts[name] = collections.Counter(counts[name])
+    return Counts(**counts)
+
+
+def load_example(path: pathlib.Path) -> dict[str, Any]:
+    """The example in a work file that has one."""
+    with open(path, "rb") as file, np.load(file, allow_pickle=False) as stored:
+        header = json.loads(stored["header"].tobytes())
+        del header["counts"]
+        return {
+            **header,
+            **{name: stored[name] for name in ("landmarks", "frame_time")},
+            **{
+                name: packing.unpack(stored[name], stored[f"{name}_sizes"])
+                for name in ("frames", "rasters")
+            },
+        }
