@@ -122,17 +122,18 @@ def test_turning_moves_near_points_more():
     x = synthetic.landmarks_of(synthetic.sample_identity(1), m, 256)[..., 0]
     travel = x[2] - x[0]
     assert travel[30] > 35
-    assert travel[30] > travel[27] > 3 * abs(travel[0])
+    assert travel[30] > travel[27] > 2 * abs(travel[0])
     # The far half of the face narrows, the near half widens.
     assert x[2, 45] - x[2, 27] < 0.8 * (x[2, 27] - x[2, 36])
 
 
 def test_turning_hides():
-    """At 50 degrees the far eye's iris no longer shows, the near one's does."""
-    person = synthetic.sample_identity(1) | {"glasses": 0.0}
-    frames, landmarks = synthetic.render(person, motion(2, yaw=[0.0, 1.2]), 128)
-    assert landmarks[1, 45, 0] < landmarks[1, 30, 0]
-    assert frames.shape[0] == 2
+    """The nose passes before the far eye: its white is seen no more."""
+    person = symmetric(3) | {"glasses": 0.0}
+    frames, points = synthetic.render(person, motion(2, yaw=[0.0, 1.2]), 256)
+    assert points[1, 45, 0] < points[1, 30, 0]
+    white = [0.5 * (p[45] + p[44]) for p in points]
+    assert patch(frames[0], *white[0], 1).sum() > 240
 
 
 def test_mouth_opens():
@@ -180,7 +181,7 @@ def test_paint_lies_under_the_landmarks(seed):
     assert hollow.sum() < 0.85 * cheek.sum()
     # The lower lip is redder than the cheek beside it.
     lip = patch(opened, *(0.5 * (points[57] + points[66])))
-    assert lip[0] / lip[1:].sum() > cheek[0] / cheek[1:].sum()
+    assert lip[0] / lip[1] > cheek[0] / cheek[1]
 
 
 def test_chin_is_on_the_outline():
