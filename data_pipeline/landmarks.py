@@ -29,7 +29,7 @@ _BOXES = ((-0.04, -0.03, 1.0), (0.04, -0.03, 1.0), (0.0, 0.05, 0.95), (0.0, 0.0,
 # dlib rounds landmarks to whole pixels: predict on a chip with a large face.
 _CHIP_BOX, _CHIP_SIDE = 200, 300
 _ROLL_FREE = np.deg2rad(10.0)  # heads tilted beyond are turned upright by the rest
-MAX_SPREAD = 0.03  # of _BOXES' predictions, in box sides; faces stay under 0.02
+MAX_SPREAD = 0.02  # of _BOXES' predictions, in box sides, that a face may have
 _LONGEST = 800  # longest side, in pixels, of the first search in a picture
 _DOMINANT = 2.0
 

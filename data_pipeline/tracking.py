@@ -15,13 +15,16 @@ from data_pipeline.images import Limits, check_file, one_line
 from data_pipeline.video import probe, read_frames
 
 _DOUBT = 0.012  # spread above which a frame is checked at once
+_NEW_SPREAD = 0.0135  # largest of a face to start from; mouths pass for small faces
 _CHECK_SCORE = -0.5  # smallest detector score at the place of a tracked face
 _CHECK_BOX, _CHECK_SIDE = 100, 160  # pixels of the box and the chip of a check
-_CUT = 0.5  # correlation of successive chips below which the scene has changed
-_MAX_JUMP = 0.15  # of the box centre between frames, in box sides
+_CUT = 0.5  # correlation of successive chips below which the scene may have changed
+_JUMP = 0.05  # of the box centre between frames, in box sides: predict once more
+_MAX_JUMP = 0.15  # and this: doubtful
 _MAX_GROWTH = 1.1  # of the box between frames
 _LONGEST = 640  # longest side, in pixels, searched in a frame
-_LONGEST_CROPPED = 176  # faces fill about half the side of a VoxCeleb clip
+_LONGEST_CROPPED = 176  # faces fill about half the side of a VoxCeleb clip …
+_MIN_CROPPED = 0.3  # … and this much at least
 _THOROUGH_EVERY = 10  # frames without a face between two searches for small faces
 _FORGET = 50  # frames after which a lost person's place does not count any more
 _MAX_BYTES = 2**30  # of an unpacked landmark file
@@ -31,8 +34,8 @@ class FaceTracker:
     """Follows one person's landmarks from frame to frame.
 
     The landmarks of a frame are predicted from where they were in the last one. Every
-    few frames, and whenever the predictions disagree, jump, or the picture changes,
-    the detector checks that place. The person followed is the most prominent at the
+    few frames, and whenever predictions disagree or jump or the picture changes, the
+    detector checks that place. The person followed is the most prominent at the
     start and after cuts; otherwise the nearest to where they were lost.
 
     Attributes:
@@ -93,18 +96,19 @@ class FaceTracker:
         """The tracked face in the next frame; None when it is not there."""
         found, spread, chip = lm.refine_landmarks(frame, self._landmarks)
         last_thumb, self._thumb = self._thumb, _thumbnail(chip)
-        if last_thumb is not None and _correlation(last_thumb, self._thumb) < _CUT:
-            return None
+        doubt = last_thumb is not None and _correlation(last_thumb, self._thumb) < _CUT
         (x0, y0), half0, _ = lm.landmark_box(self._landmarks)
         (x1, y1), half1, _ = lm.landmark_box(found)
         jump = np.hypot(x1 - x0, y1 - y0) / (2 * half0)
+        if jump > _JUMP:
+            found, spread, _ = lm.refine_landmarks(frame, found)
         growth = max(half1 / half0, half0 / half1)
-        doubt = spread > _DOUBT or jump > _MAX_JUMP or growth > _MAX_GROWTH
+        doubt |= spread > _DOUBT or jump > _MAX_JUMP or growth > _MAX_GROWTH
         self._unchecked += 1
         if not doubt and self._unchecked < self._check_every:
             return found
         self._unchecked = 0
-        return found if self._check(frame, found) and spread < lm.MAX_SPREAD else None
+        return found if spread < lm.MAX_SPREAD and self._check(frame, found) else None
 
     def _check(self, frame: np.ndarray, landmarks: np.ndarray) -> bool:
         """Whether the detector, too, sees a face where the landmarks are."""
@@ -124,6 +128,8 @@ class FaceTracker:
         if self._cropped:
             boxes = lm.detect(frame, _LONGEST_CROPPED)
             boxes = boxes or lm.detect(frame, 2 * _LONGEST_CROPPED, _CHECK_SCORE, 1.5)
+            least = _MIN_CROPPED * min(frame.shape[:2])
+            boxes = [(box, score) for box, score in boxes if box[2] - box[0] > least]
         else:
             boxes = lm.detect(frame, _LONGEST)
             if not boxes and self._missed % _THOROUGH_EVERY == 0:
@@ -132,7 +138,7 @@ class FaceTracker:
         order = sorted((box for box, _ in boxes), key=self._preference)
         for box in order:
             found, spread = lm.fit_landmarks(frame, box)
-            if spread <= lm.MAX_SPREAD:
+            if spread <= _NEW_SPREAD:
                 return found
         return None
 
