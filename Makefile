@@ -1,0 +1,45 @@
+# The two commands of the README, each with its own set-up: `make demo`, `make test`.
+# PYTHON=/path/to/python overrides the interpreter, VENV=folder the environment.
+
+SHELL := /bin/bash
+VENV ?= .venv
+BIN := $(VENV)/bin
+
+# The newest Python >= 3.11 that really runs and can make a virtual environment: a
+# version manager may leave names on the PATH that do not.
+ifndef PYTHON
+PYTHON := $(shell for p in python3.14 python3.13 python3.12 python3.11 python3 python; do \
+	if $$p -c 'import ensurepip, ssl, sys, venv; sys.exit(sys.version_info < (3, 11))' \
+	>/dev/null 2>&1; then echo $$p; break; fi; done)
+endif
+
+.PHONY: demo test lint format clean
+
+demo: $(VENV)/.ready
+	$(BIN)/flax-heads demo --output demo_output
+
+test: $(VENV)/.ready
+	$(BIN)/python -m pytest $(PYTEST_ARGS)
+
+lint: $(VENV)/.ready
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+
+format: $(VENV)/.ready
+	$(BIN)/ruff check --fix .
+	$(BIN)/ruff format .
+
+# Everything that demo, tests and lint need, installed once and again when setup.cfg changes.
+$(VENV)/.ready: setup.cfg pyproject.toml
+	@if [ -z "$(PYTHON)" ]; then \
+		echo "No Python >= 3.11 found; install one or say: make PYTHON=/path/to/python" >&2; \
+		exit 1; fi
+	@echo "Setting up $(VENV) with $$($(PYTHON) --version); about 3 GB, a few minutes ..."
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --quiet --upgrade pip
+	@echo "Installing jax, flax, TensorFlow, dlib, PyAV and the tools ..."
+	$(BIN)/python -m pip install --quiet --editable '.[data,demo,dev]'
+	@touch $@
+
+clean:
+	rm -rf $(VENV) demo_output
