@@ -84,6 +84,7 @@ class VideoWriter:
         with self._writing():
             import av
 
+            self._part.touch()  # FFmpeg opens it only with the first packet
             self._container = av.open(
                 str(self._part.absolute()),
                 "w",
@@ -283,12 +284,13 @@ class _AudioSource:
             if begin >= until:
                 return
             self._pending = None
-            length = (
-                float((piece.duration or 0) * piece.time_base)
-                if self._copied
-                else piece.samples / piece.sample_rate
-            )
-            if begin + length / 2 < start:  # more than half of it is too early
+            if self._copied:
+                # One packet too many in front, hidden by the file's edit list:
+                # decoders need it to begin well.
+                length = 2.0 * float((piece.duration or 0) * piece.time_base)
+            else:
+                length = piece.samples / piece.sample_rate / 2.0
+            if begin + length <= start:
                 continue
             shift = round((start + self._origin) / piece.time_base)
             piece.pts -= shift
