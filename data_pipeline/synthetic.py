@@ -11,6 +11,7 @@ Numpy only, float32, deterministic by seed.
 
 import numpy as np
 
+from data_pipeline import synthetic_grid as grid
 from data_pipeline import synthetic_head as geometry
 from data_pipeline import synthetic_paint as painting
 from data_pipeline.synthetic_landmarks import head_landmarks
@@ -79,80 +80,19 @@ def landmarks_of(identity: Params, motion, size: int) -> np.ndarray:
       float32 [F, 68, 2], (x, y) pixels, iBUG order.
     """
     head = geometry.build_head(identity)
-    return _landmarks(identity, head, _frames_of(motion), size)[0]
-
-
-def _landmarks(identity, head, frames, size):
-    points, surfaces = np.zeros((len(frames), 68, 2), np.float32), []
+    frames = _frames_of(motion)
+    out = np.zeros((len(frames), 68, 2), np.float32)
     for f, m in enumerate(frames):
-        surfaces.append(geometry.pose_surface(identity, head, m))
-        rotation, place, side = _camera(identity, m)
-        on_head = head_landmarks(identity, surfaces[-1], m, rotation[0])
-        points[f] = _project(on_head, rotation, place, side, size)
-    return points, surfaces
+        out[f] = _posed(identity, head, m, size)[2]
+    return out
 
 
-# ------------------------------------------------------------------ surface
-
-
-def _march(table, origin, ray, near, far, steps):
-    """First meeting of rays with the surface rho^2 = table.
-
-    Args:
-      table: R2, flat [NY * NS].
-      origin: ray origin [3]; ray: directions [3, P].
-      near, far: ray parameters between which to look.
-
-    Returns:
-      hit: bool [P]; t: ray parameter [P], meaningful where hit.
-    """
-
-    def outside(t, ray, nearest):
-        x, y, z = (origin[c] + t * ray[c] for c in range(3))
-        row, column = geometry.grid_position(x, y, z)
-        if nearest:
-            at = row.astype(np.int32) * geometry.NS + column.astype(np.int32)
-            return x * x + z * z - table.take(at)
-        return x * x + z * z - geometry.lookup(table, row, column)
-
-    step = np.float32((far - near) / steps)
-    count = ray.shape[1]
-    t_low = np.full(count, near, np.float32)
-    found = np.zeros(count, bool)
-    alive = np.arange(count)
-    t = np.float32(near)
-    rays = ray
-    for _ in range(steps):
-        t = t + step
-        inside = outside(t, rays, True) < 0
-        new = alive[inside]
-        t_low[new], found[new] = t - step, True
-        alive = alive[~inside]
-        rays = rays[:, ~inside]
-    rays, low = ray[:, found], t_low[found]
-    low, high = low - 0.2 * step, low + 1.2 * step
-    f_low, f_high = outside(low, rays, False), outside(high, rays, False)
-    for _ in range(4):
-        # False position, kept off the ends so that a steep end cannot stall it.
-        part = np.clip(f_low / (f_low - f_high + 1e-9), 0.08, 0.92)
-        t = low + (high - low) * part
-        f = outside(t, rays, False)
-        in_ = f < 0
-        high, f_high = np.where(in_, t, high), np.where(in_, f, f_high)
-        low, f_low = np.where(in_, low, t), np.where(in_, f_low, f)
-    t_low[found] = low + (high - low) * np.clip(f_low / (f_low - f_high + 1e-9), 0, 1)
-    return found, t_low
-
-
-def _gradients(table):
-    """The table with its slopes along y and theta, [NY * NS, 3]."""
-    out = np.zeros((*table.shape, 3), np.float32)
-    out[..., 0] = table
-    dy = (geometry.Y_MAX - geometry.Y_MIN) / (geometry.NY - 1)
-    out[1:-1, :, 1] = (table[2:] - table[:-2]) / (2 * dy)
-    dtheta = geometry.THETA[2:] - geometry.THETA[:-2]
-    out[:, 1:-1, 2] = (table[:, 2:] - table[:, :-2]) / dtheta
-    return out.reshape(-1, 3)
+def _posed(p, head, m, size):
+    """One frame's surface, camera (see `_camera`) and landmarks [68, 2]."""
+    surface = geometry.pose_surface(p, head, m)
+    camera = _camera(p, m)
+    points = head_landmarks(p, surface, m, camera[0][0])
+    return surface, camera, _project(points, *camera, size)
 
 
 # -------------------------------------------------------------- the picture
@@ -181,7 +121,7 @@ def _draw_head(p, m, head, surface, picture, depth, side, rotation, place):
         [wx.ravel(), wy.ravel(), np.full(wx.size, -_CAMERA, np.float32)]
     )
     outer = surface["skin"] + head["hair"]
-    hit, t = _march(
+    hit, t = grid.march(
         outer.reshape(-1),
         origin,
         ray,
@@ -196,24 +136,22 @@ def _draw_head(p, m, head, surface, picture, depth, side, rotation, place):
     if not t.size:
         return
     x, y, z = origin[:, None] + t * ray
-    row, column = geometry.grid_position(x, y, z)
+    row, column = grid.grid_position(x, y, z)
 
     # Normal: the gradient of rho^2 - R2(theta, y).
-    _, slope_y, slope_t = geometry.lookup(_gradients(outer), row, column).T
+    _, slope_y, slope_t = grid.lookup(grid.gradients(outer), row, column).T
     rho2 = np.maximum(x * x + z * z, 0.01)
     normal = np.stack(
         [2 * x - slope_t * z / rho2, -slope_y, 2 * z + slope_t * x / rho2]
     )
     normal /= np.sqrt((normal**2).sum(0)) + 1e-6
     # Paint lies on the skin at rest: follow the jaw back.
-    rest = np.interp(row, np.arange(geometry.NY), surface["rest_row"]).astype(
-        np.float32
-    )
+    rest = np.interp(row, np.arange(grid.NY), surface["rest_row"]).astype(np.float32)
     follow = head["follow"].take(column.astype(np.int32))
     paint = np.ascontiguousarray(
-        geometry.lookup(head["paint"], row + follow * (rest - row), column).T
+        grid.lookup(head["paint"], row + follow * (rest - row), column).T
     )
-    hair = geometry.lookup(head["paint"], row, column)[:, 0]
+    hair = grid.lookup(head["paint"], row, column)[:, 0]
     hair = np.clip((hair - 0.01) / 0.08, 0, 1)
 
     colour = np.repeat(p["skin"][:, None], t.size, 1)
@@ -227,7 +165,7 @@ def _draw_head(p, m, head, surface, picture, depth, side, rotation, place):
     gloss += hair * (0.10 * p["hair_gloss"] * (1 + strands).clip(0, 2) - gloss)
 
     light = rotation.T @ p["light"]
-    shadow = _cast_shadow(outer.reshape(-1), x, y, z, normal, light)
+    shadow = grid.cast_shadow(outer.reshape(-1), x, y, z, normal, light)
     shadow += 0.6 * hair * (1 - shadow)  # light gets through hair
     view = ray / np.sqrt((ray**2).sum(0))
     painting.shade(p, colour, normal, view, light, gloss, shadow)
@@ -235,19 +173,6 @@ def _draw_head(p, m, head, surface, picture, depth, side, rotation, place):
     flat = np.flatnonzero(hit)
     at = (rows[0] + flat // shape[1]) * n + cols[0] + flat % shape[1]
     picture.reshape(3, -1)[:, at] = colour
-
-
-def _cast_shadow(table, x, y, z, normal, light):
-    """How much of the key light arrives, [P] in [0, 1]: a short march to the light."""
-    clear = np.ones_like(x)
-    for t in (0.05, 0.11, 0.19, 0.30, 0.45):
-        px = x + t * light[0] + 0.02 * normal[0]
-        py = y + t * light[1] + 0.02 * normal[1]
-        pz = z + t * light[2] + 0.02 * normal[2]
-        row, column = geometry.grid_position(px, py, pz)
-        inside = geometry.lookup(table, row, column) - px * px - pz * pz
-        np.minimum(clear, 1 - 2.2 * inside / (t + 0.05), out=clear)
-    return np.clip(clear, 0, 1)
 
 
 def _draw_glasses(p, m, picture, rotation, place, side):
@@ -291,12 +216,12 @@ def render(
     """
     p, frames = identity, _frames_of(motion)
     head = geometry.build_head(p)
-    landmarks, surfaces = _landmarks(p, head, frames, size)
+    landmarks = np.zeros((len(frames), 68, 2), np.float32)
     n = size * supersample
     backdrop = painting.backdrop(p, n)
     out = np.zeros((len(frames), size, size, 3), np.uint8)
-    for f, (m, surface) in enumerate(zip(frames, surfaces)):
-        rotation, place, side = _camera(p, m)
+    for f, m in enumerate(frames):
+        surface, (rotation, place, side), landmarks[f] = _posed(p, head, m, size)
         picture = backdrop.copy()
         depth = np.full((n, n), -9, np.float32)
         plane = (np.arange(n, dtype=np.float32) + 0.5) * np.float32(

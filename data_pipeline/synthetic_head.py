@@ -1,22 +1,9 @@
-"""The surface of a synthetic head.
-
-Head frame: origin on the vertical axis between the ears at eye level, x to the
-right of the image, y down, z to the viewer, in decimetres. The surface is a
-radius around that axis, rho^2 = R2(theta, y), tabled on a grid of NY rows by NS
-columns; s = u / (1 + |u|) with u = tan(theta / 2) is the column's coordinate,
-fine at the nose, coarse behind the ears, and free of trigonometry. Negative R2
-means no surface there (above the crown, below the jaw).
-"""
+"""The surface of a synthetic head, on the grid of `synthetic_grid`."""
 
 import numpy as np
 
+from data_pipeline.synthetic_grid import NS, NY, THETA, Y_MAX, Y_MIN, Y
 from data_pipeline.synthetic_person import Params, jaw_drop, mouth_half, mouth_lines
-
-NS, NY = 192, 192
-S_MAX, Y_MIN, Y_MAX = 0.78, -1.65, 2.35
-S = np.linspace(-S_MAX, S_MAX, NS, dtype=np.float32)
-Y = np.linspace(Y_MIN, Y_MAX, NY, dtype=np.float32)
-THETA = (2 * np.arctan(S / (1 - np.abs(S)))).astype(np.float32)  # [NS] rad
 
 
 def smoothstep(low, high, x):
@@ -53,16 +40,25 @@ def _widen(table):
     return out
 
 
-def build_head(p: Params) -> dict[str, np.ndarray]:
-    """Everything about the surface that no motion changes, on the grid [NY, NS].
+_Y, _TURN = Y[:, None], np.abs(THETA)[None]
 
-    Returns `skin` (R2 of the bare head at rest), `hair` (R2 the hair adds),
-    `paint` [NY * NS, 5] (hair cover, strand noise, darkening, redness, beard)
-    and `follow` [NS] (how far a column goes with the jaw, in [0, 1]).
-    """
-    rng = np.random.default_rng(np.random.SeedSequence([p["noise_seed"], 6002]))
-    y, theta, turn = Y[:, None], THETA[None], np.abs(THETA)[None]
-    sin, cos = np.abs(np.sin(theta)), np.cos(theta)
+
+def _section(width, front):
+    """R2 of rounded cross-sections: half width and depth [NY, 1] to [NY, NS]."""
+    back = 0.95 * rounded_curve(_Y, [(-0.2, 1), (0.2, 0.97), (0.5, 0.82), (0.9, 0.6)])
+    sin, cos = np.sin(_TURN), np.cos(_TURN)
+    depth = np.where(cos > 0, front, back)
+    return ((sin / width) ** 2.25 + (np.abs(cos) / depth) ** 2.25) ** (-2 / 2.25)
+
+
+def _blob(ax, cx, cy, sx, sy):
+    """A Gaussian on each side of the face, around |x| = cx, y = cy."""
+    return np.exp(-(((ax - cx) / sx) ** 2) - ((_Y - cy) / sy) ** 2)
+
+
+def _bare_head(p: Params):
+    """R2 of the skin at rest; |x| there; depth below the jaw's edge; the ears."""
+    y, turn = _Y, _TURN
 
     # Cross-sections: half width and depth at every height, then the cap.
     width = p["face_width"] * rounded_curve(
@@ -75,15 +71,8 @@ def build_head(p: Params) -> dict[str, np.ndarray]:
         [(-0.8, 0.96), (-0.45, p["forehead"]), (-0.2, p["forehead"] + 0.015),
          (0.05, 0.95), (0.3, 0.97), (0.6, 1.0), (0.8, 1.01), (1.2, 0.97)],
     )  # fmt: skip
-    back = 0.95 * rounded_curve(y, [(-0.2, 1), (0.2, 0.97), (0.5, 0.82), (0.9, 0.6)])
-    power = 2.25
-
-    def section(width, front):
-        depth = np.where(cos > 0, front, back)
-        return ((sin / width) ** power + (np.abs(cos) / depth) ** power) ** (-2 / power)
-
     cap = 1 - np.clip((-0.30 - y) / (-0.30 - p["crown_y"]), 0, 2) ** 2.5
-    round_head = section(width, front) * cap
+    round_head = _section(width, front) * cap
 
     # The underside of the jaw, an edge that climbs from chin to ear.
     climb = np.clip(turn / 1.32, 0, 1) ** p["jaw_square"]
@@ -95,10 +84,7 @@ def build_head(p: Params) -> dict[str, np.ndarray]:
     # Just below nothing is enough: deep values would make walls of the hair.
     skin2 = np.maximum(round_head * np.minimum(jaw_cut, 1), -0.2)
     radius = np.sqrt(np.maximum(skin2, 1e-4))
-    x, ax = radius * np.sin(theta), radius * sin
-
-    def blob(cx, cy, sx, sy):
-        return np.exp(-(((ax - cx) / sx) ** 2) - ((y - cy) / sy) ** 2)
+    ax = radius * np.sin(turn)
 
     ny = p["nose_y"]
     ridge = rounded_curve(
@@ -111,25 +97,29 @@ def build_head(p: Params) -> dict[str, np.ndarray]:
         y, [(-0.1, 0.075), (0.2, 0.070), (ny, 0.095), (ny + 0.1, 0.10)]
     )
     bump = ridge * np.exp(-((ax / nose_wide) ** 2))
-    bump = bump + 0.085 * blob(p["nose_half"] - 0.035, ny + 0.045, 0.05, 0.055)
-    bump = bump - p["eye_depth"] * blob(p["eye_x"] - 0.03, -0.02, 0.19, 0.13)
-    bump = bump - 0.5 * p["eye_depth"] * blob(0.16, 0.0, 0.07, 0.10)
-    bump = bump + 0.040 * blob(p["eye_x"], 0.01, 0.11, 0.09)
-    bump = bump + p["brow_ridge"] * blob(0.30, p["brow_y"] - 0.01, 0.22, 0.09)
-    bump = bump + p["cheek"] * blob(0.47, 0.27, 0.16, 0.16)
-    bump = bump + p["fullness"] * blob(0.42, 0.65, 0.20, 0.22)
-    bump = bump - 0.025 * blob(0.0, p["mouth_y"] + 0.19, 0.16, 0.045)
-    bump = bump + p["chin_out"] * blob(0.0, p["chin_y"] - 0.11, 0.16, 0.12)
-    bump = bump - 0.012 * blob(0.0, 0.62, 0.022, 0.06)
-    bump = bump + 0.02 * blob(0.0, p["mouth_y"], 0.24, 0.14)
+    bump = bump + 0.085 * _blob(ax, p["nose_half"] - 0.035, ny + 0.045, 0.05, 0.055)
+    bump = bump - p["eye_depth"] * _blob(ax, p["eye_x"] - 0.03, -0.02, 0.19, 0.13)
+    bump = bump - 0.5 * p["eye_depth"] * _blob(ax, 0.16, 0.0, 0.07, 0.10)
+    bump = bump + 0.040 * _blob(ax, p["eye_x"], 0.01, 0.11, 0.09)
+    bump = bump + p["brow_ridge"] * _blob(ax, 0.30, p["brow_y"] - 0.01, 0.22, 0.09)
+    bump = bump + p["cheek"] * _blob(ax, 0.47, 0.27, 0.16, 0.16)
+    bump = bump + p["fullness"] * _blob(ax, 0.42, 0.65, 0.20, 0.22)
+    bump = bump - 0.025 * _blob(ax, 0.0, p["mouth_y"] + 0.19, 0.16, 0.045)
+    bump = bump + p["chin_out"] * _blob(ax, 0.0, p["chin_y"] - 0.11, 0.16, 0.12)
+    bump = bump - 0.012 * _blob(ax, 0.0, 0.62, 0.022, 0.06)
+    bump = bump + 0.02 * _blob(ax, 0.0, p["mouth_y"], 0.24, 0.14)
     ear_y = (y - 0.13) / 0.36
     ear = np.exp(-(((turn - 1.66 - 0.05 * ear_y) / 0.15) ** 4)) * np.clip(
         1 - ear_y**2, 0, 1
     )
     bump = bump + p["ear_out"] * ear**0.7 * (1.1 - 0.35 * ear_y)
     skin2 = skin2 + 2 * radius * bump + bump * bump
+    return skin2, ax, under, ear
 
-    # Hair: a cover in [0, 1] and the radius of its outside.
+
+def _hair(p: Params, rng, skin2):
+    """Cover in [0, 1], strand noise, and the R2 that the hair adds."""
+    y, theta, turn = _Y, THETA[None], _TURN
     strands = 0.6 * _noise(rng, 3, 70, smooth=True) + 0.4 * _noise(
         rng, 6, 130, smooth=True
     )
@@ -164,20 +154,28 @@ def build_head(p: Params) -> dict[str, np.ndarray]:
     )
     crown = p["crown_y"] - p["hair_top"]
     hair_cap = 1 - np.clip((-0.30 - y) / (-0.30 - crown), 0, 2) ** 2.5
-    hair2 = section(wide + thick, 0.93 * p["depth"] + 0.8 * thick) * hair_cap
+    hair2 = _section(wide + thick, 0.93 * p["depth"] + 0.8 * thick) * hair_cap
     # Not inside the skin where there is any cover, nor thin at the temples.
-    hair = cover * np.maximum(hair2 - skin2, 0.035)
+    return cover, strands, cover * np.maximum(hair2 - skin2, 0.035)
 
-    # Paint: darkening (log), redness, beard.
+
+def _paint(p: Params, rng, ax, under, ear, cover, strands):
+    """What the skin's colour is made of, [NY * NS, 5]; see `build_head`."""
+    y, turn, ny = _Y, _TURN, p["nose_y"]
+    ear_y = (y - 0.13) / 0.36
     eye, mouth = p["eye_x"], p["mouth_y"]
-    dark = 0.45 * blob(0.165, 0.0, 0.06, 0.10) + 0.22 * blob(eye, -0.09, 0.19, 0.07)
-    dark = dark + (0.08 + 0.2 * p["eye_bags"]) * blob(eye - 0.03, 0.13, 0.13, 0.05)
-    dark = dark + 0.28 * blob(p["nose_half"] + 0.02, ny + 0.05, 0.03, 0.07)
-    dark = dark + 0.25 * blob(0, ny + 0.15, 0.10, 0.035)
-    dark = dark + 0.20 * blob(0, mouth + 0.17, 0.14, 0.04)
-    dark = dark + 0.12 * blob(0, ny + 0.23, 0.018, 0.05)
+    dark = 0.45 * _blob(ax, 0.165, 0.0, 0.06, 0.10) + 0.22 * _blob(
+        ax, eye, -0.09, 0.19, 0.07
+    )
+    dark = dark + (0.08 + 0.2 * p["eye_bags"]) * _blob(ax, eye - 0.03, 0.13, 0.13, 0.05)
+    dark = dark + 0.28 * _blob(ax, p["nose_half"] + 0.02, ny + 0.05, 0.03, 0.07)
+    dark = dark + 0.25 * _blob(ax, 0, ny + 0.15, 0.10, 0.035)
+    dark = dark + 0.20 * _blob(ax, 0, mouth + 0.17, 0.14, 0.04)
+    dark = dark + 0.12 * _blob(ax, 0, ny + 0.23, 0.018, 0.05)
     dark = (
-        dark + 0.65 * smoothstep(0.45, 1.6, under) + 0.10 * blob(0.66, -0.3, 0.12, 0.2)
+        dark
+        + 0.65 * smoothstep(0.45, 1.6, under)
+        + 0.10 * _blob(ax, 0.66, -0.3, 0.12, 0.2)
     )
     dark = dark + 0.45 * ear**2 * np.exp(-(((turn - 1.62) / 0.07) ** 2))
     dark = dark + 0.5 * np.exp(-(((turn - 1.49) / 0.05) ** 2)) * (np.abs(ear_y) < 0.9)
@@ -194,11 +192,11 @@ def build_head(p: Params) -> dict[str, np.ndarray]:
         inner = smoothstep(p["curtain"] + 0.35, p["curtain"], turn)
         dark = dark + 0.7 * hairs * inner * smoothstep(0.4, 1.1, y)
     dark = dark + 0.03 * _noise(rng, 40, 50, smooth=True)
-    red = blob(0.44, 0.33, 0.17, 0.17) + 0.9 * blob(0, ny, 0.13, 0.09) + ear
+    red = _blob(ax, 0.44, 0.33, 0.17, 0.17) + 0.9 * _blob(ax, 0, ny, 0.13, 0.09) + ear
     red = (
         red
-        + 0.5 * blob(0, p["chin_y"] - 0.1, 0.15, 0.1)
-        - 0.4 * blob(0, -0.5, 0.5, 0.2)
+        + 0.5 * _blob(ax, 0, p["chin_y"] - 0.1, 0.15, 0.1)
+        - 0.4 * _blob(ax, 0, -0.5, 0.5, 0.2)
     )
     grain = 0.15 * _noise(rng, 110, 120, smooth=False)
     beard_line = (
@@ -214,13 +212,24 @@ def build_head(p: Params) -> dict[str, np.ndarray]:
         p["beard"] * np.clip(beard * (1 + grain), 0, 1) * smoothstep(2.2, 0.9, under)
     )
     beard = np.maximum(beard, p["moustache"] * moustache * np.clip(0.9 + grain, 0, 1))
-    paint = np.stack(
-        np.broadcast_arrays(seen, strands, dark + 0 * x, red, beard), axis=-1
-    )
+    channels = np.broadcast_arrays(seen, strands, dark, red, beard)
+    return np.stack(channels, axis=-1).reshape(NY * NS, 5).astype(np.float32)
+
+
+def build_head(p: Params) -> dict[str, np.ndarray]:
+    """Everything about the surface that no motion changes, on the grid [NY, NS].
+
+    Returns `skin` (R2 of the bare head at rest), `hair` (R2 the hair adds),
+    `paint` [NY * NS, 5] (hair cover, strand noise, darkening, redness, beard)
+    and `follow` [NS] (how far a column goes with the jaw, in [0, 1]).
+    """
+    rng = np.random.default_rng(np.random.SeedSequence([p["noise_seed"], 6002]))
+    skin2, ax, under, ear = _bare_head(p)
+    cover, strands, hair = _hair(p, rng, skin2)
     return {
         "skin": skin2.astype(np.float32),
         "hair": hair.astype(np.float32),
-        "paint": paint.reshape(NY * NS, 5).astype(np.float32),
+        "paint": _paint(p, rng, ax, under, ear, cover, strands),
         "follow": jaw_follow(THETA),
     }
 
@@ -253,7 +262,7 @@ def pose_surface(p: Params, head: dict[str, np.ndarray], m) -> dict[str, np.ndar
 
     Returns:
       `skin` R2 without hair [NY, NS], `rest_row` the row at rest of each row's
-      jaw-bound skin [NY]; pass both to `lift`.
+      jaw-bound skin [NY].
     """
     rest_row = (rest_heights(p, float(jaw_drop(m))) - Y_MIN) * (
         (NY - 1) / (Y_MAX - Y_MIN)
@@ -291,25 +300,3 @@ def pose_surface(p: Params, head: dict[str, np.ndarray], m) -> dict[str, np.ndar
     cols = np.stack([lips, lips, lips, cheeks]).astype(np.float32)
     skin += rows.T @ cols
     return {"skin": skin, "rest_row": rest_row}
-
-
-def grid_position(x, y, z):
-    """Fractional (row, column) of points on the grid, clipped inside it."""
-    column = x / (np.sqrt(x * x + z * z) + z + np.abs(x) + 1e-6)
-    column = (column + S_MAX) * ((NS - 1) / (2 * S_MAX))
-    row = (y - Y_MIN) * ((NY - 1) / (Y_MAX - Y_MIN))
-    return np.clip(row, 0, NY - 1.01), np.clip(column, 0, NS - 1.01)
-
-
-def lookup(table, row, column):
-    """Bilinear value of a flat table [NY * NS] or [NY * NS, C] at grid positions."""
-    i, j = row.astype(np.int32), column.astype(np.int32)
-    v, h = row - i, column - j
-    if table.ndim == 2:
-        v, h = v[:, None], h[:, None]
-    at = i * NS + j
-    a, b = table.take(at, 0), table.take(at + 1, 0)
-    c, d = table.take(at + NS, 0), table.take(at + (NS + 1), 0)
-    a += (b - a) * h
-    c += (d - c) * h
-    return a + (c - a) * v

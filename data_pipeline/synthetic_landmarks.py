@@ -2,13 +2,8 @@
 
 import numpy as np
 
-from data_pipeline.synthetic_head import (
-    Y,
-    grid_position,
-    jaw_follow,
-    lookup,
-    rest_heights,
-)
+from data_pipeline.synthetic_grid import Y, grid_position, lookup
+from data_pipeline.synthetic_head import jaw_follow, rest_heights
 from data_pipeline.synthetic_person import (
     Params,
     brow_line,

@@ -13,7 +13,7 @@ from data_pipeline.synthetic_person import (
     mouth_lines,
 )
 
-FRAME = 3.30  # decimetres of the plane through the ears that a frame shows
+FRAME = 3.14  # decimetres of the plane through the ears that a frame shows
 
 
 def mix(colour, over, cover):

@@ -66,7 +66,7 @@ def sample_identity(seed: int) -> Params:
         "asymmetry": n(0.0, 0.008),
         "neck": n(0.49 if male else 0.42, 0.03),
         "framing": n(1.0, 0.035),
-        "frame_y": n(0.25, 0.04),
+        "frame_y": n(0.27, 0.035),
     }
 
     # Skin: a path through light, olive, brown, dark tones, with some scatter.
