@@ -51,10 +51,7 @@ def probe(path: str | os.PathLike, limits: Limits | None = None) -> VideoInfo:
     limits = limits or Limits()
     with open_container(path) as container:
         stream = _video_stream(path, container, limits)
-        with gate(path):
-            frame = next(container.decode(stream), None)
-        if frame is None:
-            raise _no_frame(path)
+        frame = next(_decode(path, container, stream))
         width, height = _shown_size(path, frame, stream, limits)
         if abs(_quarter_turns(frame)) % 2:
             width, height = height, width
@@ -200,7 +197,7 @@ def _video_stream(path, container, limits: Limits):
 
 def _decode(path, container, stream) -> Iterator:
     """PyAV frames; damage and a missing end are an `InputError`."""
-    frames = container.decode(stream)
+    frames = _packet_frames(container, stream)
     count = 0
     while True:
         with gate(path, frames=count):
@@ -219,6 +216,21 @@ def _decode(path, container, stream) -> Iterator:
             "use an intact copy.",
             "truncated",
         )
+
+
+def _packet_frames(container, stream) -> Iterator:
+    """Decoded frames up to the damage, if any, then PyAV's exception.
+
+    Decoders hold frames back to put them in order: those are still good.
+    """
+    try:
+        for packet in container.demux(stream):
+            yield from stream.decode(packet)
+    except Exception:
+        with contextlib.suppress(Exception):
+            held = stream.decode(None)
+            yield from (frame for frame in held if not frame.is_corrupt)
+        raise
 
 
 def _no_frame(path) -> InputError:

@@ -314,9 +314,9 @@ def test_mutants_end_in_frames_or_one_line(tmp_path):
 def test_sample_videos(samples):
     expected = {
         "audio_only.mp4": ("no_video", 0),
-        "bitflips.mp4": ("truncated", 30),
+        "bitflips.mp4": ("truncated", 31),
         "text_renamed.mp4": ("unreadable", 0),
-        "truncated_faststart.mp4": ("truncated", 46),
+        "truncated_faststart.mp4": ("truncated", 48),
         "truncated_no_moov.mp4": ("unreadable", 0),
         "zero_byte.mp4": ("empty", 0),
         "not_audio.wav": ("unreadable", 0),
