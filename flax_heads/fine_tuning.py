@@ -149,41 +149,50 @@ def make_fine_tune_step(
     return fine_tune_step
 
 
-def run_fine_tuning(
+def make_advance(
     step: Callable[[FineTuneState, Batch], tuple[FineTuneState, Metrics]],
+    batch_size: int,
+) -> Callable[..., tuple[FineTuneState, Metrics]]:
+    """Builds and compiles one iteration over min(batch_size, T) photos drawn at random.
+
+    `(state, photos, rasters, key) -> (state, metrics)` with uint8 [T, H, W, 3]; the
+    state is donated. Iterations are dispatched from the host: inside `lax.scan` XLA's
+    CPU backend runs convolutions on one thread, tens of times slower.
+    """
+
+    def advance(state, photos, rasters, key):
+        order = jax.random.permutation(
+            jax.random.fold_in(key, state.step), len(photos)
+        )[: min(batch_size, len(photos))]
+        return step(state, {"frames": photos[order], "rasters": rasters[order]})
+
+    return jax.jit(advance, donate_argnums=0)
+
+
+def run_fine_tuning(
+    advance: Callable[..., tuple[FineTuneState, Metrics]],
     state: FineTuneState,
     photos: np.ndarray,
     rasters: np.ndarray,
     *,
     num_iterations: int,
-    batch_size: int,
     seed: int,
     on_progress: Callable[[int, dict[str, float]], None] = lambda step, metrics: None,
 ) -> FineTuneState:
-    """Runs `num_iterations` steps, each over min(batch_size, T) photos drawn by seed.
+    """Runs `num_iterations` of `make_advance`'s iterations.
 
     Args:
-      step: from `make_fine_tune_step`.
-      state: from `personalize`.
+      advance: the compiled iteration.
+      state: from `personalize`; donated.
       photos, rasters: uint8 [T, H, W, 3].
-      num_iterations, batch_size, seed: as named.
+      num_iterations: optimiser updates of the generator.
+      seed: of the order in which the photos are visited.
       on_progress: called with the iterations done and the last metrics.
     """
     key = jax.random.key(seed)
     photos, rasters = jnp.asarray(photos), jnp.asarray(rasters)
-    count = min(batch_size, len(photos))
-
-    # One compiled iteration, dispatched from the host: inside `lax.scan` XLA's CPU
-    # backend runs convolutions on one thread, tens of times slower.
-    @functools.partial(jax.jit, donate_argnums=0)
-    def advance(state, photos, rasters):
-        order = jax.random.permutation(
-            jax.random.fold_in(key, state.step), len(photos)
-        )[:count]
-        return step(state, {"frames": photos[order], "rasters": rasters[order]})
-
     for done in range(1, num_iterations + 1):
-        state, metrics = advance(state, photos, rasters)
+        state, metrics = advance(state, photos, rasters, key)
         if done % _REPORT_EVERY == 0 or done == num_iterations:
             # Reading the numbers also keeps the host from running far ahead.
             values = {name: float(value) for name, value in metrics.items()}

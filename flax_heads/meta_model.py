@@ -14,7 +14,12 @@ from ml_collections import ConfigDict
 
 from data_pipeline.raster import RasterStyle, draw_rasters
 from flax_heads import checkpoints, recipe, spectral
-from flax_heads.fine_tuning import make_fine_tune_step, personalize, run_fine_tuning
+from flax_heads.fine_tuning import (
+    make_advance,
+    make_fine_tune_step,
+    personalize,
+    run_fine_tuning,
+)
 from flax_heads.state import Networks
 from flax_heads.talking_head import TalkingHead
 
@@ -50,6 +55,27 @@ class MetaModel:
     def style(self) -> RasterStyle:
         return recipe.raster_style(self.config)
 
+    @functools.cached_property
+    def tuner(self) -> tuple[Callable, Callable]:
+        """Compiled `personalize` and `make_advance`, shared by all people."""
+        config = self.config
+        adams = recipe.adams(config, "fine_tune")
+        start = functools.partial(
+            personalize,
+            self.networks,
+            generator_adam=adams[0],
+            discriminator_adam=adams[1],
+        )
+        step = make_fine_tune_step(
+            self.networks,
+            *adams,
+            recipe.loss_weights(config),
+            recipe.perceptual(config),
+            discriminator_updates=config.optimizer.discriminator_updates,
+            ema_decay=config.fine_tune.ema_decay,
+        )
+        return jax.jit(start), make_advance(step, config.fine_tune.batch_size)
+
 
 def load_model(workdir: str | pathlib.Path, step: int | None = None) -> MetaModel:
     """Loads the networks of a training run, by default its newest checkpoint.
@@ -60,7 +86,8 @@ def load_model(workdir: str | pathlib.Path, step: int | None = None) -> MetaMode
     step, values, loaded = checkpoints.load_for_fine_tuning(workdir, step)
     config = recipe.from_json(values)
     params = loaded["ema"]
-    vectors = spectral.power_iteration(params, loaded["generator_vectors"], 10)
+    # The saved vectors are the live parameters'; the averages need their own.
+    vectors = _refine(params, loaded["generator_vectors"])
     return MetaModel(
         config=config,
         step=step,
@@ -70,6 +97,16 @@ def load_model(workdir: str | pathlib.Path, step: int | None = None) -> MetaMode
         discriminator=loaded["discriminator"],
         source=str(workdir),
     )
+
+
+@jax.jit
+def _refine(params: Any, vectors: spectral.Vectors) -> spectral.Vectors:
+    return spectral.power_iteration(params, vectors, num_iterations=10)
+
+
+@jax.jit
+def _fold(params: Any, vectors: spectral.Vectors) -> Any:
+    return spectral.normalize(params, _refine(params, vectors))
 
 
 def fine_tune(
@@ -96,18 +133,11 @@ def fine_tune(
       the talking head, spectral norm folded into its weights.
     """
     config = model.config
-    settings = config.fine_tune
     if num_iterations is None:
-        num_iterations = settings.num_iterations
-    generator_adam, discriminator_adam = recipe.adams(config, "fine_tune")
+        num_iterations = config.fine_tune.num_iterations
     rasters = draw_rasters(landmarks, model.size, model.style)
-    start = functools.partial(
-        personalize,
-        model.networks,
-        generator_adam=generator_adam,
-        discriminator_adam=discriminator_adam,
-    )
-    state = jax.jit(start)(
+    start, advance = model.tuner
+    state = start(
         model.params,
         model.vectors,
         model.discriminator,
@@ -115,27 +145,16 @@ def fine_tune(
         rasters,
         key=jax.random.key(seed),
     )
-    step = make_fine_tune_step(
-        model.networks,
-        generator_adam,
-        discriminator_adam,
-        recipe.loss_weights(config),
-        recipe.perceptual(config),
-        discriminator_updates=config.optimizer.discriminator_updates,
-        ema_decay=settings.ema_decay,
-    )
     state = run_fine_tuning(
-        step,
+        advance,
         state,
         photos,
         rasters,
         num_iterations=num_iterations,
-        batch_size=settings.batch_size,
         seed=seed,
         on_progress=on_progress,
     )
-    vectors = spectral.power_iteration(state.ema, state.generator.vectors, 10)
-    folded = jax.device_get(spectral.normalize(state.ema, vectors))
+    folded = jax.device_get(_fold(state.ema, state.generator.vectors))
     return TalkingHead(
         generator=config.model.generator.to_dict() | {"dtype": config.model.dtype},
         params=folded["generator"],

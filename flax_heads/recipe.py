@@ -38,12 +38,9 @@ def perceptual(config: ConfigDict) -> list[PerceptualNetwork]:
     """The content loss's networks whose weight is not zero."""
     chosen = []
     if config.perceptual.face_id:
-        network = face_id.as_perceptual()
-        chosen.append(
-            PerceptualNetwork(
-                "face_id", config.perceptual.face_id, network.apply, network.weights
-            )
-        )
+        weight = config.perceptual.face_id
+        apply, variables = face_id.as_perceptual(face_id.load_weights())
+        chosen.append(PerceptualNetwork("face_id", weight, apply, variables))
     return chosen
 
 

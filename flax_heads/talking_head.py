@@ -25,6 +25,14 @@ _FORMAT = 1
 _BATCH = 8
 
 
+@functools.partial(jax.jit, static_argnums=0)
+def _draw(module: Generator, params: Any, psi: jax.Array, rasters: jax.Array):
+    """uint8 rasters [B, H, W, 3] -> uint8 frames; compiled once for all heads."""
+    everyone = jnp.broadcast_to(psi, (len(rasters), *psi.shape))
+    frames = module.apply({"params": params}, to_unit_range(rasters), everyone)
+    return ((frames + 1) * 127.5 + 0.5).clip(0, 255).astype(jnp.uint8)
+
+
 @dataclasses.dataclass(frozen=True)
 class TalkingHead:
     """One person, learned.
@@ -50,29 +58,17 @@ class TalkingHead:
     history: dict[str, Any]
 
     @functools.cached_property
-    def _draw(self):
+    def _on_device(self) -> tuple[Generator, Any, jax.Array]:
         attributes = {
             name: tuple(value) if isinstance(value, list) else value
             for name, value in self.generator.items()
         }
         module = Generator(**attributes)
-        psi = jnp.asarray(self.psi)[None]
-
-        @jax.jit
-        def draw(params, rasters):
-            frames = module.apply(
-                {"params": params},
-                to_unit_range(rasters),
-                jnp.broadcast_to(psi, (len(rasters), psi.shape[1])),
-            )
-            return ((frames + 1) * 127.5 + 0.5).clip(0, 255).astype(jnp.uint8)
-
-        params = jax.device_put(self.params)
-        return lambda rasters: draw(params, rasters)
+        return module, jax.device_put(self.params), jnp.asarray(self.psi)
 
     def draw(self, rasters: np.ndarray) -> np.ndarray:
         """Rasters uint8 [B, size, size, 3] -> frames uint8 [B, size, size, 3]."""
-        return np.asarray(self._draw(rasters))
+        return np.asarray(_draw(*self._on_device, rasters))
 
     def animate(self, landmarks: Iterable[np.ndarray]) -> Iterator[np.ndarray]:
         """Draws one frame for each face, streaming.

@@ -236,10 +236,13 @@ def run(argv: list[str]) -> int:
         if rest:
             raise flags.Error(f"unexpected argument {rest[0]!r}")
         config, workdir = values.config, values.workdir
+        config.lock()  # a file that failed to load says so at its first use
     # A config file is code: whatever it raises is an error of the user's file.
     except Exception as error:
         lines = [line.strip() for line in str(error).splitlines() if line.strip()]
         message = lines[-1] if lines else type(error).__name__
+        if isinstance(error, AttributeError | KeyError):
+            message = f"the config has no field {message.strip(chr(34))}"
         raise InputError(
             f"{message}; usage: {argv[0]} --config=FILE.py[:ARG] --workdir=DIR "
             "[--config.FIELD=VALUE ...]",

@@ -10,7 +10,7 @@ from typing import Protocol
 import numpy as np
 from ml_collections import ConfigDict
 
-from data_pipeline.archive import load_archive, render_archive
+from data_pipeline.archive import Archive, load_archive, render_archive
 from data_pipeline.errors import InputError
 from flax_heads import recipe
 from flax_heads.console import log
@@ -74,6 +74,21 @@ def open_episodes(
                 reason="other_data",
             )
     return train, held_out
+
+
+def held_out_archive(
+    config: ConfigDict, workdir: str | pathlib.Path, data_dir: str | None = None
+) -> Archive:
+    """All frames of the people kept aside: a run's own, or a data set's test split.
+
+    Raises:
+      InputError: as `open_episodes`.
+    """
+    if data_dir is None and config.data.kind != "records":
+        return open_episodes(config, workdir)[1]
+    from data_pipeline.input_pipeline import archive_from_records  # imports TensorFlow
+
+    return archive_from_records(data_dir or config.data.path, "test", config.size)
 
 
 def _synthetic(config, workdir):

@@ -1,0 +1,21 @@
+"""The paper's model on VoxCeleb1 at 256 px (22,496 videos).
+
+    flax-heads prepare --source /data/voxceleb1 --layout voxceleb1 --data-dir /data/vox1
+    python -m flax_heads.train --config=configs/voxceleb1.py --workdir=runs/vox1 \\
+        --config.data.path=/data/vox1
+
+Wall time and scores: not measured. Arguments as in `voxceleb2.py`.
+"""
+
+from ml_collections import ConfigDict
+
+from configs import voxceleb2
+
+_VIDEOS = 22_496
+
+
+def get_config(arg: str | None = None) -> ConfigDict:
+    config = voxceleb2.get_config(arg)
+    if arg is None:
+        config.num_train_steps = 75 * _VIDEOS // config.batch_size
+    return config

@@ -1,0 +1,122 @@
+"""What a config is, before any device time is spent on it: parameters, FLOPs, memory."""
+
+from __future__ import annotations
+
+import functools
+import importlib.util
+import math
+import pathlib
+
+import jax
+import jax.numpy as jnp
+from ml_collections import ConfigDict
+
+from data_pipeline.errors import InputError
+from flax_heads import recipe
+from flax_heads.meta_learning import make_meta_step
+from flax_heads.state import init_state
+
+_DEFAULT_VIDEOS = 1_000  # where the data is not at hand
+
+
+def load_config(spec: str) -> ConfigDict:
+    """Reads `FILE.py[:ARG]` as the training command does.
+
+    Raises:
+      InputError: no such file, or it cannot be read as a config.
+    """
+    name, _, argument = spec.partition(":")
+    path = pathlib.Path(name)
+    if not path.is_file():
+        raise InputError(f"{name}: no such config file; see configs/", "missing")
+    try:
+        module_spec = importlib.util.spec_from_file_location("recipe_file", path)
+        module = importlib.util.module_from_spec(module_spec)
+        module_spec.loader.exec_module(module)
+        return module.get_config(argument or None)
+    except Exception as error:  # a config file is code: anything may be wrong with it
+        raise InputError(f"{spec}: {error}", "config") from error
+
+
+def count_parameters(params) -> int:
+    return sum(math.prod(leaf.shape) for leaf in jax.tree.leaves(params))
+
+
+def describe(config: ConfigDict, num_videos: int | None = None) -> str:
+    """A table of parameters, FLOPs of a step, memory, data and devices.
+
+    Nothing is computed but shapes and the program's cost as XLA states it before it
+    optimises; activations are not in the memory figures.
+    """
+    videos = num_videos or config.data.num_videos or _count_videos(config)
+    networks = recipe.networks(config)
+    generator_adam, discriminator_adam = recipe.adams(config)
+    state = jax.eval_shape(
+        functools.partial(
+            init_state,
+            networks,
+            size=config.size,
+            num_videos=videos,
+            generator_adam=generator_adam,
+            discriminator_adam=discriminator_adam,
+        ),
+        jax.random.key(0),
+    )
+    step = make_meta_step(
+        networks,
+        generator_adam,
+        discriminator_adam,
+        recipe.loss_weights(config),
+        recipe.perceptual(config),
+        discriminator_updates=config.optimizer.discriminator_updates,
+    )
+    b, k, size = config.batch_size, config.num_support, config.size
+    image = functools.partial(jax.ShapeDtypeStruct, dtype=jnp.uint8)
+    batch = {
+        "support_frames": image((b, k, size, size, 3)),
+        "support_rasters": image((b, k, size, size, 3)),
+        "target_frame": image((b, size, size, 3)),
+        "target_raster": image((b, size, size, 3)),
+        "video_index": jax.ShapeDtypeStruct((b,), jnp.int32),
+    }
+    flops = jax.jit(step).lower(state, batch).cost_analysis()["flops"]
+    networks_bytes = _bytes((state.generator, state.discriminator, state.ema))
+    rows = [(name, _count(params)) for name, params in state.generator.params.items()]
+    rows += [
+        ("discriminator", _count(state.discriminator.params)),
+        ("psi (per person)", f"{networks.generator.psi_size:,}"),
+        ("W, video embeddings", _count(state.video_embeddings.values)),
+        ("FLOPs of a step", f"{flops / 1e12:.3f} T"),
+        ("FLOPs of an episode", f"{flops / b / 1e12:.3f} T"),
+        ("state, networks", f"{networks_bytes / 2**20:,.0f} MiB on each device"),
+        (
+            "state, W",
+            f"{_bytes(state.video_embeddings) / 2**20:,.0f} MiB over all devices",
+        ),
+        ("batch", f"{b} x (K={k} + 1) at {size} px, {_bytes(batch) / 2**20:,.1f} MiB"),
+        ("videos (M)", f"{videos:,}"),
+        ("steps", f"{config.num_train_steps:,}"),
+        ("epochs", f"{config.num_train_steps * b / videos:,.1f}"),
+        ("content loss", recipe.content_terms(config)),
+        ("devices", f"{jax.device_count()} x {jax.devices()[0].device_kind}"),
+    ]
+    width = max(len(name) for name, _ in rows)
+    return "\n".join(f"{name:<{width}}  {value}" for name, value in rows)
+
+
+def _count(params) -> str:
+    return f"{count_parameters(params):,}"
+
+
+def _bytes(tree) -> int:
+    return sum(
+        math.prod(leaf.shape) * leaf.dtype.itemsize for leaf in jax.tree.leaves(tree)
+    )
+
+
+def _count_videos(config) -> int:
+    if config.data.kind == "records" and config.data.path:
+        from data_pipeline.input_pipeline import Records  # imports TensorFlow
+
+        return Records(config.data.path, "train").num_videos
+    return _DEFAULT_VIDEOS
