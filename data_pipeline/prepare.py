@@ -213,8 +213,9 @@ def _load_examples(paths, advance) -> Iterator[tuple[str, dict[str, Any]]]:
 
 def _build(data_dir, settings, download_config=None, **kwargs) -> None:
     """Runs the TFDS builder, without its chatter."""
-    os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
     disabled = logging.root.manager.disable
+    downloads = data_dir / "downloads"  # TFDS makes it, though it downloads nothing
+    had_downloads = downloads.exists()
     logging.disable(logging.WARNING)
     try:
         import tensorflow_datasets as tfds
@@ -234,6 +235,8 @@ def _build(data_dir, settings, download_config=None, **kwargs) -> None:
         input_pipeline.write_indexes(builder.data_dir)
     finally:
         logging.disable(disabled)
+        if not had_downloads:
+            shutil.rmtree(downloads, ignore_errors=True)
 
 
 def _prepare_with_beam(

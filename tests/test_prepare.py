@@ -1,0 +1,314 @@
+import io
+import json
+import pathlib
+import shutil
+import signal
+import subprocess
+import sys
+import time
+
+import numpy as np
+import pytest
+import rich.console
+from moving_face import face_frame, write_clip, write_corpus, write_frames
+from PIL import Image
+
+from data_pipeline import geometry, packing, prepare, records, work_files
+from data_pipeline.errors import InputError
+from data_pipeline.landmarks import detect_landmarks
+from data_pipeline.raster import draw_raster
+from data_pipeline.records import Settings, prepare_video
+from data_pipeline.voxceleb import find_videos
+
+# protobuf's own generated classes, as TFDS 4.9.10 uses them.
+pytestmark = pytest.mark.filterwarnings(
+    r"ignore:label\(\) is deprecated:DeprecationWarning"
+)
+
+
+@pytest.fixture(scope="module")
+def corpus(tmp_path_factory) -> pathlib.Path:
+    return write_corpus(tmp_path_factory.mktemp("corpus"))
+
+
+def _prepare(source, data_dir, **kwargs):
+    """The report, and what was printed."""
+    console = rich.console.Console(file=io.StringIO(), width=200)
+    arguments = {"layout": "voxceleb2", "size": 64, "frames_per_video": 8, "workers": 0}
+    report = prepare.prepare(
+        source, data_dir=data_dir, console=console, **{**arguments, **kwargs}
+    )
+    return report, console.file.getvalue()
+
+
+def _stored(data_dir) -> dict[str, list[bytes]]:
+    from data_pipeline import input_pipeline
+
+    return {
+        split: list(input_pipeline.Records(data_dir, split)._source)
+        for split in input_pipeline.split_names(data_dir)
+    }
+
+
+def test_a_record_holds_matching_frames_rasters_and_landmarks(corpus):
+    video = find_videos(corpus, "voxceleb2")[0]
+    example, counts = prepare_video(video, Settings(size=96, frames_per_video=0))
+    assert example["video"] == "id1/a" and example["identity"] == "id1"
+    assert counts.decoded == counts.kept == len(example["frames"]) == 24
+    assert example["landmarks"].shape == (24, 68, 2)
+    assert example["landmarks"].dtype == np.float32
+    assert example["utterance"] == ["00001"] * 12 + ["00002"] * 12
+    np.testing.assert_allclose(
+        example["frame_time"][:12], np.arange(12) / 25, atol=1e-3
+    )
+    for i in (0, 7, 20):
+        frame = packing.decode_jpeg(example["frames"][i])
+        drawn = np.asarray(Image.open(io.BytesIO(example["rasters"][i])))
+        assert frame.shape == drawn.shape == (96, 96, 3)
+        np.testing.assert_array_equal(drawn, draw_raster(example["landmarks"][i], 96))
+        again = detect_landmarks(frame, "frame")
+        error = np.linalg.norm(again - example["landmarks"][i], axis=1).mean()
+        assert error < 0.03 * 96
+
+
+def test_frames_are_picked_evenly_and_the_rest_is_not_tracked(corpus, monkeypatch):
+    tracked = []
+    update = records.FaceTracker.update
+    monkeypatch.setattr(
+        records.FaceTracker,
+        "update",
+        lambda self, frame: tracked.append(1) or update(self, frame),
+    )
+    video = find_videos(corpus, "voxceleb2")[0]
+    example, counts = prepare_video(video, Settings(size=64, frames_per_video=6))
+    assert counts.kept == len(tracked) == 6
+    assert example["utterance"] == ["00001"] * 3 + ["00002"] * 3
+    frames = np.round(example["frame_time"] * 25).astype(int)
+    assert frames.tolist() == [0, 4, 8, 0, 4, 8]
+
+
+def test_frames_without_a_face_are_dropped_and_their_neighbours_tried(tmp_path):
+    grey = np.full((128, 128, 3), 90, np.uint8)
+    frames = [face_frame(128, i / 2) for i in range(16)]
+    frames[8:13] = [grey] * 5  # slots of four frames: 8-11 all grey, 12 grey
+    write_frames(tmp_path / "mp4/id1/a/1.mp4", frames)
+    (video,) = find_videos(tmp_path, "voxceleb2")
+    example, counts = prepare_video(video, Settings(size=64, frames_per_video=4))
+    times = np.round(example["frame_time"] * 25).astype(int)
+    assert times.tolist() == [0, 4, 13]
+    assert sum(counts.dropped.values()) == 5 and set(counts.dropped) == {"lost"}
+
+
+def test_other_footage_is_cropped_around_the_head(tmp_path):
+    wide = []
+    for i in range(10):
+        frame = np.full((240, 400, 3), 60, np.uint8)
+        frame[40:200, 20 + 3 * i : 180 + 3 * i] = face_frame(160)
+        wide.append(frame)
+    write_frames(tmp_path / "anna" / "a.mp4", wide)
+    (video,) = find_videos(tmp_path, "folder")
+    for wanted in (0, 4):
+        settings = Settings("folder", size=64, frames_per_video=wanted)
+        example, counts = prepare_video(video, settings)
+        assert counts.kept == (wanted or 10)
+        assert settings.crop == "follow_head"
+        for landmarks in example["landmarks"]:
+            box = geometry.head_box(landmarks)
+            # Gliding after the head: never far from the ideal framing.
+            assert abs(box.left) < 12 and abs(box.top) < 8
+            assert abs(box.side - 64) < 10
+
+
+def test_voxceleb1_boxes_choose_the_person(tmp_path):
+    left, right = face_frame(160), face_frame(160)
+    right = (right * [1.0, 0.4, 0.4]).astype(np.uint8)  # in red light
+    both = np.concatenate([left, right], 1)
+    write_frames(tmp_path / "videos/vid.mp4", [both] * 10)
+    for identity, x in (("id1", 60), ("id2", 220)):
+        path = tmp_path / "txt" / identity / "vid" / "00001.txt"
+        path.parent.mkdir(parents=True)
+        rows = [f"{i:06d} \t{x} \t40 \t60 \t70 " for i in range(2, 8)]
+        path.write_text(
+            "\n".join([f"Identity : \t{identity}", "", "FRAME X Y W H", *rows])
+        )
+    redness = []
+    for video in find_videos(tmp_path, "voxceleb1"):
+        example, counts = prepare_video(video, Settings("voxceleb1", 64, 3))
+        assert counts.kept == 3 and counts.decoded == 6
+        assert example["frame_time"].min() > 0.07
+        red, green, _ = packing.decode_jpeg(example["frames"][0])[16:48, 16:48].mean(
+            (0, 1)
+        )
+        redness.append(red / green)
+    assert redness[1] > 1.6 * redness[0]
+
+
+def test_voxceleb1_crops(tmp_path):
+    folder = tmp_path / "Adam_Driver" / "1.6" / "vid"
+    folder.mkdir(parents=True)
+    for i in range(4):
+        Image.fromarray(face_frame(128, 2 * i)).save(folder / f"{25 * (i + 1):07d}.jpg")
+    (folder / "0000050.jpg").write_bytes(b"broken")
+    (video,) = find_videos(tmp_path, "voxceleb1")
+    example, counts = prepare_video(video, Settings("voxceleb1", 64, 0))
+    assert example["frame_time"].tolist() == [1, 3, 4]
+    assert counts.files == {"unreadable": 1} and "0000050.jpg" in counts.problems[0]
+
+
+def test_a_corpus_with_broken_files_is_prepared_and_reported(corpus, tmp_path):
+    source = tmp_path / "source"
+    shutil.copytree(corpus, source)
+    good = source / "mp4/id1/a/00001.mp4"
+    (source / "mp4/id1/a/00003.mp4").write_bytes(good.read_bytes()[:-400])
+    for name, content in {"e": b"", "f": b"text " * 100}.items():
+        (source / f"mp4/id2/{name}").mkdir()
+        (source / f"mp4/id2/{name}/1.mp4").write_bytes(content)
+    grey = [np.full((128, 128, 3), 90, np.uint8)] * 9
+    write_frames(source / "mp4/id3/g/1.mp4", grey)
+    data_dir = tmp_path / "data"
+    report, printed = _prepare(source, data_dir, test_identities=["id3"], workers=2)
+    train, test = report["splits"]["train"], report["splits"]["test"]
+    assert (train["videos"], train["videos_without_face"], train["people"]) == (3, 2, 2)
+    assert (test["videos"], test["videos_without_face"], test["people"]) == (1, 1, 1)
+    assert 20 <= train["frames"] <= 24 and test["frames"] == 8
+    assert train["files"]["empty"] == 1 and sum(train["files"].values()) == 3
+    assert test["dropped"]["no_face"] > 1
+    assert len(report["problems"]) == 3
+    assert any("id2/e/1.mp4" in problem for problem in report["problems"])
+    assert printed.count("skipped: ") == 3 and "Prepared in" in printed
+    assert json.loads((data_dir / "report.json").read_text()) == report
+    assert sorted(p.name for p in data_dir.iterdir()) == [
+        "report.json",
+        "talking_heads",
+    ]
+
+    shard = next(data_dir.glob("talking_heads/*/*/*train*"))
+    before = shard.stat().st_mtime_ns
+    again, printed = _prepare(source, data_dir, test_identities=["id3"])
+    assert again == report and "nothing to do" in printed
+    assert shard.stat().st_mtime_ns == before
+    with pytest.raises(InputError, match="other settings"):
+        _prepare(source, data_dir, size=32)
+
+
+def test_nothing_but_faceless_videos_is_an_error(tmp_path):
+    write_frames(tmp_path / "s/p/a.mp4", [np.full((64, 64, 3), 90, np.uint8)] * 3)
+    with pytest.raises(
+        InputError, match=r"no frame of 1 videos was kept.*report\.json"
+    ):
+        _prepare(tmp_path / "s", tmp_path / "d", layout="folder")
+    report = json.loads((tmp_path / "d/report.json").read_text())
+    assert report["splits"]["train"]["dropped"] == {"no_face": 3}
+
+
+def test_a_full_disk_stops_the_run_and_keeps_the_rest(corpus, tmp_path, monkeypatch):
+    save = work_files.save_work
+    saved = []
+
+    def save_until_full(path, *args):
+        if len(saved) == 2:
+            raise OSError(28, "No space left on device")
+        saved.append(path)
+        save(path, *args)
+
+    monkeypatch.setattr(work_files, "save_work", save_until_full)
+    with pytest.raises(InputError, match="No space left on device"):
+        _prepare(corpus, tmp_path)
+    monkeypatch.undo()
+    _, printed = _prepare(corpus, tmp_path)
+    assert "2 of them were finished before" in printed
+
+
+def test_a_changed_source_is_done_again(corpus, tmp_path):
+    source = tmp_path / "source"
+    shutil.copytree(corpus, source)
+    folder = tmp_path / "work"
+    path = source / "mp4/id1/b/00001.mp4"
+
+    def names():
+        return [
+            work_files.work_file(folder, video, settings)
+            for video in find_videos(source, "voxceleb2")
+        ]
+
+    settings = Settings(size=64)
+    before = names()
+    assert before == names()
+    write_clip(path, num_frames=5)
+    assert [a == b for a, b in zip(before, names())] == [True, False, True, True]
+    settings = Settings(size=65)
+    assert not set(before) & set(names())
+
+
+def test_a_killed_run_goes_on_where_it_stopped(corpus, tmp_path, monkeypatch):
+    source = tmp_path / "source"
+    for i in range(3):
+        shutil.copytree(corpus / "mp4", source / "mp4", dirs_exist_ok=True)
+        for person in ("id1", "id2", "id3"):
+            shutil.copytree(corpus / "mp4" / person, source / f"mp4/{person}{i}")
+    data_dir = tmp_path / "killed"
+    command = (
+        "from data_pipeline.prepare import prepare; prepare("
+        f"{str(source)!r}, 'voxceleb2', {str(data_dir)!r}, size=64, "
+        "frames_per_video=8, workers=1)"
+    )
+    process = subprocess.Popen(
+        [sys.executable, "-c", command],
+        stdout=subprocess.DEVNULL,
+        start_new_session=True,
+    )
+    deadline = time.monotonic() + 60
+    while len(list(data_dir.glob("work/*/*.npz"))) < 4:
+        assert process.poll() is None and time.monotonic() < deadline
+        time.sleep(0.01)
+    process.send_signal(signal.SIGKILL)
+    process.wait()
+    time.sleep(1.0)  # the orphaned worker ends with the video it has
+    finished = {p: p.stat().st_mtime_ns for p in data_dir.glob("work/*/*.npz")}
+    assert 4 <= len(finished) < 16
+    time.sleep(0.5)
+    assert finished.keys() == set(data_dir.glob("work/*/*.npz"))
+    torn = next(iter(finished))
+    torn.write_bytes(torn.read_bytes()[:1000])  # as after a power cut
+
+    redone = []
+    run_tasks = prepare.run_tasks
+
+    def watched(function, tasks, *args):
+        redone.extend(path for _, path in tasks)
+        return run_tasks(function, tasks, *args)
+
+    monkeypatch.setattr(prepare, "run_tasks", watched)
+    report, printed = _prepare(source, data_dir)
+    assert set(redone) & finished.keys() == {torn}
+    assert len(redone) == 16 - len(finished) + 1
+    assert f"{len(finished) - 1} of them were finished before" in printed
+    assert not (data_dir / "work").exists()
+
+    whole, _ = _prepare(source, tmp_path / "whole")
+    for split in report["splits"].values():  # times differ
+        split.pop("worker_seconds"), split.pop("frames_per_second")
+    for split in whole["splits"].values():
+        split.pop("worker_seconds"), split.pop("frames_per_second")
+    assert report["splits"] == whole["splits"]
+    assert _stored(data_dir) == _stored(tmp_path / "whole")
+
+
+def test_beam_makes_the_same_records(corpus, tmp_path):
+    _prepare(corpus, tmp_path / "ours")
+    report, _ = _prepare(corpus, tmp_path / "beam", runner="DirectRunner")
+    assert report["splits"]["train"]["frames"] == 32
+    assert _stored(tmp_path / "beam") == _stored(tmp_path / "ours")
+
+
+def test_real_clips(samples, tmp_path):
+    source = tmp_path / "source"
+    for name in ("fullbody_720x1080.mp4", "hard_two_faces_960x540.mp4"):
+        (source / name).parent.mkdir(exist_ok=True)
+        (source / name).symlink_to(samples / "raw" / name)
+    for name in ("text_renamed", "bitflips", "audio_only", "truncated_no_moov"):
+        (source / f"{name}.mp4").symlink_to(samples / "bad" / f"{name}.mp4")
+    report, _ = _prepare(source, tmp_path / "d", layout="folder", test_fraction=0.0)
+    train = report["splits"]["train"]
+    assert train["videos"] == 3  # bitflips.mp4 keeps what came before the damage
+    assert train["files"] == {"unreadable": 2, "no_video": 1, "truncated": 1}
