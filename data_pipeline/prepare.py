@@ -206,7 +206,15 @@ def _work(task, beat, settings: Settings) -> Counts | InputError:
 
 def _load_examples(paths, advance) -> Iterator[tuple[str, dict[str, Any]]]:
     for path in paths:
-        example = work_files.load_example(path)
+        try:
+            example = work_files.load_example(path)
+        except Exception as error:  # whatever a damaged file looks like
+            path.unlink(missing_ok=True)
+            raise InputError(
+                f"{path}: was damaged ({error}) and is removed; run the same command "
+                "again to make it anew",
+                reason="unreadable",
+            ) from error
         yield example["video"], example
         advance()
 
@@ -233,6 +241,11 @@ def _build(data_dir, settings, download_config=None, **kwargs) -> None:
             builder = TalkingHeads(data_dir=data_dir, config=config)
             builder.download_and_prepare(download_config=download_config)
         input_pipeline.write_indexes(builder.data_dir)
+    except OSError as error:
+        raise InputError(
+            f"{data_dir}: the dataset cannot be written ({error}); make room and run "
+            "the same command again"
+        ) from error
     finally:
         logging.disable(disabled)
         if not had_downloads:

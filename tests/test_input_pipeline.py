@@ -8,11 +8,11 @@ import sys
 import numpy as np
 import pytest
 import rich.console
-from moving_face import write_corpus
 
 from data_pipeline.errors import InputError
 from data_pipeline.prepare import prepare
 from data_pipeline.raster import RasterStyle, draw_raster
+from tests.moving_face import write_corpus
 
 # protobuf's own generated classes, as TFDS 4.9.10 uses them.
 pytestmark = pytest.mark.filterwarnings(

@@ -10,7 +10,6 @@ import time
 import numpy as np
 import pytest
 import rich.console
-from moving_face import face_frame, write_clip, write_corpus, write_frames
 from PIL import Image
 
 from data_pipeline import geometry, packing, prepare, records, work_files
@@ -19,6 +18,7 @@ from data_pipeline.landmarks import detect_landmarks
 from data_pipeline.raster import draw_raster
 from data_pipeline.records import Settings, prepare_video
 from data_pipeline.voxceleb import find_videos
+from tests.moving_face import face_frame, write_clip, write_corpus, write_frames
 
 # protobuf's own generated classes, as TFDS 4.9.10 uses them.
 pytestmark = pytest.mark.filterwarnings(
@@ -217,6 +217,22 @@ def test_a_full_disk_stops_the_run_and_keeps_the_rest(corpus, tmp_path, monkeypa
     monkeypatch.undo()
     _, printed = _prepare(corpus, tmp_path)
     assert "2 of them were finished before" in printed
+
+
+def test_a_damaged_work_file_is_made_again(corpus, tmp_path, monkeypatch):
+    monkeypatch.setattr(prepare, "_build", lambda *args, **kwargs: 1 / 0)
+    with pytest.raises(ZeroDivisionError):
+        _prepare(corpus, tmp_path)
+    monkeypatch.undo()
+    path = max(tmp_path.glob("work/*/*.npz"))
+    data = bytearray(path.read_bytes())
+    data[len(data) // 2] ^= 1
+    path.write_bytes(data)
+    with pytest.raises(InputError, match=f"{path.name}: was damaged"):
+        _prepare(corpus, tmp_path)
+    report, printed = _prepare(corpus, tmp_path)
+    assert "3 of them were finished before" in printed
+    assert sum(split["frames"] for split in report["splits"].values()) == 32
 
 
 def test_a_changed_source_is_done_again(corpus, tmp_path):
