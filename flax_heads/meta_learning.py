@@ -169,8 +169,8 @@ def make_meta_step(
         }
         metrics = average(metrics)
         metrics |= {
-            "norm/generator_gradient": optax.global_norm(g_grads),
-            "norm/discriminator_gradient": optax.global_norm(d_grads),
+            "norm/generator_gradient": optax.tree.norm(g_grads),
+            "norm/discriminator_gradient": optax.tree.norm(d_grads),
         }
         return (
             TrainState(

@@ -1,0 +1,195 @@
+"""Few-shot learning of one person, and the talking head that comes of it."""
+
+import dataclasses
+import json
+
+import jax
+import numpy as np
+import pytest
+
+from data_pipeline.errors import InputError
+from data_pipeline.raster import RasterStyle
+from flax_heads import fine_tuning, spectral
+from flax_heads.meta_learning import embed, project
+from flax_heads.objectives import LossWeights, to_unit_range
+from flax_heads.state import Adam
+from flax_heads.talking_head import TalkingHead
+from tests import tiny
+
+ADAM = Adam(2e-3)
+
+
+@pytest.fixture(scope="module")
+def start():
+    """(meta state, photos, rasters, personalised state)."""
+    state = jax.jit(tiny.make_state)()
+    batch = tiny.make_batch(batch_size=1, num_support=3)
+    photos, rasters = batch["support_frames"][0], batch["support_rasters"][0]
+    person = jax.jit(
+        lambda key: fine_tuning.personalize(
+            tiny.NETWORKS,
+            state.ema,
+            state.generator.vectors,
+            state.discriminator.params,
+            photos,
+            rasters,
+            ADAM,
+            ADAM,
+            key,
+        )
+    )(jax.random.key(0))
+    return state, photos, rasters, person
+
+
+def _advance(weights=tiny.WEIGHTS, batch_size=8):
+    step = fine_tuning.make_fine_tune_step(tiny.NETWORKS, ADAM, ADAM, weights)
+    return fine_tuning.make_advance(step, batch_size)
+
+
+def _copy(state):
+    return jax.tree.map(np.array, state)
+
+
+def test_starts_from_the_embedding(start):
+    """psi' = P e-hat and w' = w0 + e-hat (section 3.3)."""
+    meta, photos, rasters, person = start
+    params = spectral.normalize(meta.ema, meta.generator.vectors)
+    frames = (to_unit_range(photos)[None], to_unit_range(rasters)[None])
+    embedding = embed(tiny.NETWORKS, params, *frames)
+    psi = project(tiny.NETWORKS, params, embedding)
+    np.testing.assert_allclose(person.generator.params["psi"], psi[0], 1e-4, 1e-5)
+    np.testing.assert_allclose(
+        person.discriminator.params["w0"],
+        meta.discriminator.params["w0"] + embedding[0],
+        rtol=1e-4,
+        atol=1e-5,
+    )
+    assert set(person.generator.params) == {"generator", "psi"}  # E and P are dropped
+
+
+def test_learns_the_photos_and_moves_psi_and_w(start):
+    _, photos, rasters, person = start
+    first, seen = _copy(person), []
+    after = fine_tuning.run_fine_tuning(
+        _advance(),
+        _copy(person),
+        photos,
+        rasters,
+        num_iterations=60,
+        seed=0,
+        on_progress=lambda done, metrics: seen.append((done, metrics["l1"])),
+    )
+    assert seen[-1][0] == 60 and seen[-1][1] < 0.7 * seen[0][1]
+    psi = np.abs(after.generator.params["psi"] - first.generator.params["psi"])
+    w = np.abs(after.discriminator.params["w0"] - first.discriminator.params["w0"])
+    assert psi.max() > 1e-3 and w.max() > 1e-3
+
+
+def test_batches_are_at_most_t(start):
+    _, photos, rasters, person = start
+    advance = _advance(batch_size=8)
+    state, metrics = advance(_copy(person), photos[:1], rasters[:1], jax.random.key(0))
+    assert int(state.step) == 1 and np.isfinite(metrics["l1"])
+
+
+def test_same_seed_same_person(start):
+    _, photos, rasters, person = start
+    advance = _advance(batch_size=2)
+    runs = [
+        fine_tuning.run_fine_tuning(
+            advance, _copy(person), photos, rasters, num_iterations=3, seed=seed
+        )
+        for seed in (4, 4, 5)
+    ]
+    assert tiny.largest_change(runs[0].ema, runs[1].ema) == 0
+    assert tiny.largest_change(runs[0].ema, runs[2].ema) > 0
+
+
+def test_without_adversarial_terms_the_discriminator_still_learns(start):
+    """The paper's ablation: no L'_ADV. D moves, G does not hear of it."""
+    _, photos, rasters, person = start
+    weights = LossWeights(pixel=10.0, adversarial=0.0, feature_matching=0.0)
+    _, metrics = _advance(weights)(_copy(person), photos, rasters, jax.random.key(0))
+    assert "loss/adversarial" not in metrics and "loss/discriminator" in metrics
+
+
+@pytest.fixture
+def head(start):
+    _, photos, _, person = start
+    generator = tiny.NETWORKS.generator
+    attributes = {
+        f.name: getattr(generator, f.name)
+        for f in dataclasses.fields(generator)
+        if f.name not in ("parent", "name", "dtype")
+    }
+    landmarks = np.random.default_rng(0).uniform(2, 14, (3, 68, 2)).astype(np.float32)
+    return TalkingHead(
+        generator=attributes | {"dtype": "float32"},
+        params=jax.device_get(person.ema["generator"]),
+        psi=np.asarray(person.ema["psi"]),
+        size=tiny.SIZE,
+        style=RasterStyle(),
+        landmarks=landmarks,
+        photos=np.asarray(photos),
+        history={"model": "test"},
+    )
+
+
+def test_head_saves_and_loads_bit_for_bit(head, tmp_path):
+    head.save(tmp_path / "head")
+    loaded = TalkingHead.load(tmp_path / "head")
+    a = np.stack(list(head.animate(head.landmarks)))
+    b = np.stack(list(loaded.animate(head.landmarks)))
+    np.testing.assert_array_equal(a, b)
+    np.testing.assert_array_equal(loaded.photos, head.photos)
+    assert loaded.history == head.history and loaded.style == head.style
+
+
+def test_animate_streams_any_number_of_frames(head):
+    """Frames do not depend on how they fall into batches."""
+    many = np.concatenate([head.landmarks] * 4)  # 12: one batch of 8, and 4
+    frames = list(head.animate(iter(many)))
+    assert len(frames) == 12
+    np.testing.assert_array_equal(frames[0], frames[9])
+
+
+def test_animate_reads_its_driver_as_it_goes(head):
+    taken = []
+
+    def endless():
+        while True:
+            taken.append(1)
+            yield head.landmarks[0]
+
+    frames = head.animate(endless())
+    for _ in range(20):
+        next(frames)
+    assert len(taken) <= 24
+
+
+@pytest.mark.parametrize(
+    "damage",
+    [
+        lambda folder: (folder / "head.json").unlink(),
+        lambda folder: (folder / "head.json").write_text("{"),
+        lambda folder: (folder / "head.json").write_text('{"format": 99}'),
+        lambda folder: (folder / "weights.npz").write_bytes(b"PK\x03\x04"),
+        lambda folder: (folder / "weights.npz").unlink(),
+        lambda folder: (folder / "photo_000.png").write_bytes(b"no picture"),
+        lambda folder: np.savez(folder / "weights.npz", psi=np.array([{}], object)),
+    ],
+)
+def test_damaged_head_is_one_clear_line(head, tmp_path, damage):
+    head.save(tmp_path / "head")
+    damage(tmp_path / "head")
+    with pytest.raises(InputError) as error:
+        TalkingHead.load(tmp_path / "head")
+    assert str(tmp_path / "head") in str(error.value)
+    assert "\n" not in str(error.value)
+
+
+def test_head_folder_holds_no_pickle(head, tmp_path):
+    head.save(tmp_path / "head")
+    with np.load(tmp_path / "head" / "weights.npz", allow_pickle=False) as stored:
+        assert all(stored[name].dtype != object for name in stored.files)
+    json.loads((tmp_path / "head" / "head.json").read_text())

@@ -1,0 +1,215 @@
+"""One meta-training step: what each loss moves, and that devices do not matter."""
+
+import dataclasses
+import functools
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from flax_heads import parallel
+from flax_heads.meta_learning import make_meta_step
+from flax_heads.objectives import LossWeights, PerceptualNetwork, to_unit_range
+from flax_heads.state import Adam, update_ema
+from tests import tiny
+
+
+def _make_step(weights=tiny.WEIGHTS, **options):
+    return make_meta_step(
+        tiny.NETWORKS, tiny.GENERATOR_ADAM, tiny.DISCRIMINATOR_ADAM, weights, **options
+    )
+
+
+@pytest.fixture(scope="module")
+def state():
+    return jax.jit(tiny.make_state)()
+
+
+@pytest.fixture(scope="module")
+def step():
+    return jax.jit(_make_step())
+
+
+def test_metrics_are_named_float32_scalars(state, step):
+    _, metrics = step(state, tiny.make_batch())
+    terms = ("content", "adversarial", "feature_matching", "match", "discriminator")
+    assert {f"loss/{name}" for name in terms} < set(metrics)
+    assert {"score/real", "score/fake"} < set(metrics)
+    for value in metrics.values():
+        assert value.shape == () and value.dtype == jnp.float32 and np.isfinite(value)
+
+
+def test_learns_to_overfit_one_batch(state, step):
+    batch = tiny.make_batch()
+    values = []
+    for _ in range(60):
+        state, metrics = step(state, batch)
+        values.append(float(metrics["l1"]))
+    assert np.mean(values[-5:]) < 0.6 * np.mean(values[:5])
+    assert int(state.step) == 60
+
+
+def test_generators_losses_never_reach_the_discriminator(state):
+    """D and W end up the same whatever the generator is asked for."""
+    batch = tiny.make_batch()
+    results = []
+    for weights in (
+        tiny.WEIGHTS,
+        LossWeights(pixel=3.0, adversarial=50.0, feature_matching=0.0, match=500.0),
+    ):
+        after, _ = jax.jit(_make_step(weights))(state, batch)
+        results.append(after)
+    a, b = results
+    tiny.assert_trees_close(a.discriminator, b.discriminator, atol=1e-7)
+    tiny.assert_trees_close(a.video_embeddings, b.video_embeddings, atol=1e-7)
+    assert tiny.largest_change(a.generator.params, b.generator.params) > 1e-5
+
+
+def test_discriminators_loss_never_reaches_the_generator(state):
+    """With no term of D in its objective, G moves the same beside another D."""
+    weights = LossWeights(pixel=10.0, adversarial=0.0, feature_matching=0.0, match=0.0)
+    step = jax.jit(_make_step(weights))
+    batch = tiny.make_batch()
+    other = state.replace(discriminator=jax.jit(tiny.make_state)(9).discriminator)
+    a, b = step(state, batch)[0], step(other, batch)[0]
+    tiny.assert_trees_close(a.generator.params, b.generator.params, atol=1e-7)
+
+
+def test_only_the_batchs_rows_of_w_move(state, step):
+    batch = tiny.make_batch()
+    after, _ = step(state, batch)
+    moved = np.abs(after.video_embeddings.values - state.video_embeddings.values).max(1)
+    expected = np.isin(np.arange(len(moved)), batch["video_index"])
+    np.testing.assert_array_equal(moved > 0, expected)
+
+
+def test_match_loss_moves_the_embedding_towards_w(state):
+    weights = LossWeights(adversarial=0.0, feature_matching=0.0, match=10.0)
+    step = jax.jit(_make_step(weights))
+    batch = tiny.make_batch()
+    values = []
+    for _ in range(30):
+        state, metrics = step(state, batch)
+        values.append(float(metrics["loss/match"]))
+    assert values[-1] < values[0]
+
+
+def test_number_of_discriminator_updates(state):
+    """Two updates equal two calls' worth of Adam steps, and W counts them."""
+    batch = tiny.make_batch()
+    for updates in (1, 2):
+        after, _ = jax.jit(_make_step(discriminator_updates=updates))(state, batch)
+        counts = [
+            int(leaf)
+            for leaf in jax.tree.leaves(after.discriminator.opt_state)
+            if leaf.shape == ()
+        ]
+        assert updates in counts
+        assert after.video_embeddings.last_update.max() == updates
+
+
+def test_perceptual_network_is_asked_and_stays_constant(state):
+    variables = {"kernel": jnp.eye(3)[None, None]}
+
+    def apply(variables, frames):
+        return [frames @ variables["kernel"][0, 0], frames**2]
+
+    net = PerceptualNetwork("toy", 2.0, apply, variables)
+    weights = LossWeights(adversarial=0.0, feature_matching=0.0, match=0.0)
+    step = make_meta_step(
+        tiny.NETWORKS, tiny.GENERATOR_ADAM, tiny.DISCRIMINATOR_ADAM, weights, [net]
+    )
+    values = []
+    for _ in range(40):
+        state, metrics = jax.jit(step)(state, tiny.make_batch())
+        values.append(float(metrics["loss/content"]))
+    assert values[-1] < 0.8 * values[0]
+
+
+def test_frames_reach_the_networks_in_minus_one_to_one():
+    images = jnp.array([0, 255], jnp.uint8)
+    np.testing.assert_allclose(to_unit_range(images), [-1, 1])
+
+
+def test_discriminators_b1_must_be_zero():
+    adam = dataclasses.replace(tiny.DISCRIMINATOR_ADAM, b1=0.5)
+    with pytest.raises(ValueError, match="b1"):
+        make_meta_step(tiny.NETWORKS, Adam(1e-3), adam, tiny.WEIGHTS)
+
+
+def test_ema_warms_up():
+    ema, params = {"w": jnp.zeros(())}, {"w": jnp.ones(())}
+    assert update_ema(ema, params, 0.999, jnp.int32(0))["w"] == pytest.approx(0.9)
+    late = update_ema(ema, params, 0.999, jnp.int32(10**6))["w"]
+    assert late == pytest.approx(0.001, rel=1e-3)
+
+
+def _run(step, state, batches):
+    for batch in batches:
+        state, metrics = step(state, batch)
+        jax.block_until_ready(metrics)
+    return jax.device_get(state), jax.device_get(metrics)
+
+
+def test_one_device_four_devices_and_pmap_agree():
+    """The same numbers from plain jit, from the 4-device mesh, and from jax.pmap."""
+    batches = [tiny.make_batch(seed, batch_size=8) for seed in range(3)]
+    one_state, one_metrics = _run(jax.jit(_make_step()), tiny.make_state(), batches)
+
+    mesh = parallel.make_mesh(jax.devices()[:4])
+    assert mesh.size == 4
+    meshed = parallel.jit_init(tiny.make_state, mesh)
+    values = meshed.video_embeddings.values
+    assert values.addressable_shards[0].data.shape[0] == values.shape[0] // 4
+    placed = list(parallel.place_batches(batches, mesh))
+    assert placed[0]["target_frame"].addressable_shards[0].data.shape[0] == 2
+    mesh_state, mesh_metrics = _run(
+        parallel.jit_step(_make_step(), mesh, meshed), meshed, placed
+    )
+
+    step = _make_step(axis_name=parallel.AXIS)
+    mapped = jax.pmap(
+        step, axis_name=parallel.AXIS, in_axes=(None, 0), out_axes=None,
+        devices=jax.devices()[:4],
+    )  # fmt: skip
+    split = [
+        {k: v.reshape(4, 2, *v.shape[1:]) for k, v in batch.items()}
+        for batch in batches
+    ]
+    pmap_state, pmap_metrics = _run(mapped, tiny.make_state(), split)
+
+    for other_state, other_metrics in (
+        (mesh_state, mesh_metrics),
+        (pmap_state, pmap_metrics),
+    ):
+        # Sums run in another order; Adam divides by small roots, which enlarges that.
+        tiny.assert_trees_close(one_metrics, other_metrics, rtol=2e-3, atol=1e-4)
+        tiny.assert_trees_close(
+            one_state.generator.params, other_state.generator.params, 1e-2, 2e-4
+        )
+        tiny.assert_trees_close(
+            one_state.discriminator.params, other_state.discriminator.params, 1e-2, 2e-4
+        )
+        tiny.assert_trees_close(
+            one_state.video_embeddings.values,
+            other_state.video_embeddings.values,
+            1e-2,
+            2e-4,
+        )
+
+
+def test_batch_that_does_not_divide_is_refused():
+    mesh = parallel.make_mesh(jax.devices()[:4])
+    with pytest.raises(ValueError, match="multiple of 4"):
+        parallel.check_batch_size(mesh, 6)
+
+
+def test_step_runs_under_a_transfer_guard(state):
+    """No hidden host round trip inside the step."""
+    step = jax.jit(_make_step())
+    batch = jax.device_put(tiny.make_batch())
+    with jax.transfer_guard("disallow"):
+        jax.block_until_ready(
+            functools.reduce(lambda s, _: step(s, batch)[0], "ab", state)
+        )

@@ -1,0 +1,39 @@
+"""The row-sparse update of W against dense Adam."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+
+from flax_heads.video_embeddings import ROW_MULTIPLE, init_video_embeddings, update_rows
+
+
+def test_equals_dense_adam_with_duplicates_and_idle_rows():
+    rng = np.random.default_rng(0)
+    settings = dict(learning_rate=1e-2, b2=0.9, eps=1e-5)
+    table = init_video_embeddings(jax.random.key(0), 12, 5)
+    dense = table.values
+    adam = optax.adam(1e-2, b1=0.0, b2=0.9, eps=1e-5)
+    opt_state = adam.init(dense)
+    for count in range(1, 30):
+        index = jnp.asarray(rng.integers(0, 12, 4))  # repeats within and across steps
+        gradients = jnp.asarray(rng.normal(size=(4, 5)), jnp.float32)
+        dense_gradient = jnp.zeros_like(dense).at[index].add(gradients)
+        updates, opt_state = adam.update(dense_gradient, opt_state, dense)
+        dense = optax.apply_updates(dense, updates)
+        table = update_rows(table, index, gradients, jnp.int32(count), **settings)
+        np.testing.assert_allclose(table.values, dense, rtol=1e-4, atol=1e-6)
+
+
+def test_rows_are_padded_to_shard_over_any_device_count():
+    assert (
+        init_video_embeddings(jax.random.key(0), 1, 3).values.shape[0] == ROW_MULTIPLE
+    )
+    table = init_video_embeddings(jax.random.key(0), ROW_MULTIPLE + 1, 3)
+    assert table.values.shape == table.second_moment.shape == (2 * ROW_MULTIPLE, 3)
+
+
+def test_start_is_uniform_in_a_tenth():
+    values = np.asarray(init_video_embeddings(jax.random.key(0), 1000, 8).values)
+    assert np.abs(values).max() <= 0.1
+    np.testing.assert_allclose(values.std(), 0.1 / np.sqrt(3), rtol=0.05)

@@ -1,0 +1,64 @@
+"""The smallest real models and batches: 16 px, widths of 8, from the same builders."""
+
+from __future__ import annotations
+
+import jax
+import numpy as np
+
+from flax_heads.objectives import LossWeights
+from flax_heads.state import Adam, init_state, make_networks
+
+SIZE = 16
+NUM_VIDEOS = 10
+NETWORKS = make_networks(
+    embedder={"channels": (8, 16, 16), "attention_after": 2},
+    generator={
+        "channels": (8, 16),
+        "num_residual_blocks": 1,
+        "attention_after": 1,
+        "up_attention_after": None,
+    },
+    discriminator={"channels": (8, 16, 16), "attention_after": 2},
+)
+GENERATOR_ADAM = Adam(1e-3)
+DISCRIMINATOR_ADAM = Adam(2e-3)
+WEIGHTS = LossWeights(pixel=10.0)
+
+
+def make_state(seed: int = 0):
+    return init_state(
+        NETWORKS,
+        jax.random.key(seed),
+        size=SIZE,
+        num_videos=NUM_VIDEOS,
+        generator_adam=GENERATOR_ADAM,
+        discriminator_adam=DISCRIMINATOR_ADAM,
+    )
+
+
+def make_batch(seed: int = 0, batch_size: int = 4, num_support: int = 2):
+    rng = np.random.default_rng(seed)
+
+    def images(*lead):
+        # Smooth, so that a few steps can learn something of them.
+        corners = rng.integers(0, 256, (*lead, 2, 2, 3))
+        return corners.repeat(SIZE // 2, -3).repeat(SIZE // 2, -2).astype(np.uint8)
+
+    return {
+        "support_frames": images(batch_size, num_support),
+        "support_rasters": images(batch_size, num_support),
+        "target_frame": images(batch_size),
+        "target_raster": images(batch_size),
+        "video_index": rng.permutation(NUM_VIDEOS)[:batch_size].astype(np.int32),
+    }
+
+
+def assert_trees_close(a, b, rtol=1e-4, atol=1e-5):
+    jax.tree.map(lambda x, y: np.testing.assert_allclose(x, y, rtol, atol), a, b)
+
+
+def largest_change(a, b) -> float:
+    changes = jax.tree.map(
+        lambda x, y: np.abs(np.asarray(x) - np.asarray(y)).max(), a, b
+    )
+    return float(max(jax.tree.leaves(changes)))
