@@ -57,7 +57,7 @@ def paper() -> ConfigDict:
             "optimizer": {
                 "generator_learning_rate": 5e-5,
                 "discriminator_learning_rate": 2e-4,
-                "b1": 0.0,
+                "generator_b1": 0.0,  # the discriminator's is 0, on which W relies
                 "b2": 0.999,
                 "eps": 1e-5,
                 "discriminator_updates": 2,

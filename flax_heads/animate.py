@@ -23,7 +23,7 @@ _SMALLEST_OUTPUT = 256  # pixels; smaller heads are enlarged for the viewer
 _PICTURES = (".gif", ".webp")
 
 
-def animate(
+def drive(
     head: TalkingHead,
     driving: str | os.PathLike,
     output: str | os.PathLike,

@@ -156,14 +156,14 @@ def _finetune(arguments) -> None:
 
 
 def _animate(arguments) -> None:
-    from flax_heads.animate import animate
+    from flax_heads.animate import drive
     from flax_heads.console import set_up_jax, staged_progress
     from flax_heads.talking_head import TalkingHead
 
     set_up_jax()
     head = TalkingHead.load(arguments.head)
     with staged_progress() as show:
-        counts = animate(
+        counts = drive(
             head,
             arguments.driving,
             arguments.output,

@@ -19,7 +19,7 @@ from data_pipeline import synthetic
 from data_pipeline.errors import InputError
 from data_pipeline.people import load_person
 from data_pipeline.video_writer import VideoWriter
-from flax_heads.animate import animate
+from flax_heads.animate import drive
 from flax_heads.console import log, progress, staged_progress
 from flax_heads.meta_model import fine_tune, load_model
 from flax_heads.train import train
@@ -75,7 +75,7 @@ def run_demo(
         _render_driver(driver, kind, seed)
         video = output / f"{kind}.mp4"
         with staged_progress() as show_stage:
-            animate(head, driver, video, side_by_side=True, on_progress=show_stage)
+            drive(head, driver, video, side_by_side=True, on_progress=show_stage)
         videos.append(video)
     sheet = output / "contact_sheet.png"
     sheets = [np.asarray(Image.open(v.with_suffix(".png"))) for v in videos]

@@ -17,6 +17,7 @@ import jax
 import numpy as np
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
+from data_pipeline.errors import InputError
 from flax_heads.state import TrainState
 
 AXIS = "data"
@@ -68,11 +69,12 @@ def jit_step(
 
 
 def check_batch_size(mesh: Mesh, batch_size: int) -> None:
-    """Raises ValueError unless the global batch divides over the devices."""
+    """Raises InputError unless the global batch divides over the devices."""
     if batch_size % mesh.size:
-        raise ValueError(
+        raise InputError(
             f"batch_size {batch_size} does not divide over {mesh.size} devices; "
-            f"use a multiple of {mesh.size}"
+            f"use a multiple of {mesh.size}",
+            reason="batch_size",
         )
 
 

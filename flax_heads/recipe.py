@@ -22,11 +22,11 @@ def networks(config: ConfigDict) -> Networks:
 
 def adams(config: ConfigDict, section: str = "optimizer") -> tuple[Adam, Adam]:
     """(generator's, discriminator's) optimisers; `section` may be "fine_tune"."""
-    shared = {name: config.optimizer[name] for name in ("b1", "b2", "eps")}
+    shared = {"b2": config.optimizer.b2, "eps": config.optimizer.eps}
     rates = config[section]
     return (
-        Adam(rates.generator_learning_rate, **shared),
-        Adam(rates.discriminator_learning_rate, **shared),
+        Adam(rates.generator_learning_rate, config.optimizer.generator_b1, **shared),
+        Adam(rates.discriminator_learning_rate, b1=0.0, **shared),
     )
 
 

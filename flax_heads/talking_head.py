@@ -75,7 +75,7 @@ class TalkingHead:
 
         Args:
           landmarks: float [68, 2] each, in pixels of this head's crop; see
-            `geometry.transfer_motion` and `animate.drive` for another person's.
+            `animate.drive` for another person's.
 
         Yields:
           uint8 [size, size, 3].

@@ -1,0 +1,141 @@
+"""Driving: time and sound kept, gaps filled, pictures where there is no PyAV."""
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from data_pipeline import synthetic
+from data_pipeline.errors import InputError
+from data_pipeline.raster import RasterStyle
+from data_pipeline.tracking import LandmarkTrack
+from flax_heads.animate import adapt_landmarks, crop_track, drive
+from flax_heads.talking_head import TalkingHead
+
+SIZE = 32
+
+
+@pytest.fixture(scope="module")
+def head():
+    """A head of random weights: what it draws does not matter here."""
+    import jax
+
+    from flax_heads.generator import Generator
+
+    attributes = {
+        "channels": [8, 8],
+        "num_residual_blocks": 1,
+        "attention_after": None,
+        "up_attention_after": None,
+        "rectified_skip": False,
+        "dtype": "float32",
+    }
+    module = Generator(**(attributes | {"channels": (8, 8)}))
+    image = np.zeros((1, SIZE, SIZE, 3), np.float32)
+    psi = np.ones((1, module.psi_size), np.float32)
+    identity = synthetic.sample_identity(1)
+    photos, landmarks = synthetic.render(identity, synthetic.neutral_motion(), SIZE)
+    return TalkingHead(
+        generator=attributes,
+        params=jax.device_get(module.init(jax.random.key(0), image, psi)["params"]),
+        psi=psi[0],
+        size=SIZE,
+        style=RasterStyle(),
+        landmarks=landmarks,
+        photos=photos,
+        history={},
+    )
+
+
+@pytest.fixture(scope="module")
+def track():
+    """20 frames of a stranger at uneven times, the face missing in three of them."""
+    motion = synthetic.sample_motion(7, 20, "look")
+    landmarks = synthetic.landmarks_of(synthetic.sample_identity(7), motion, 200)
+    landmarks[[0, 8, 9]] = np.nan
+    times = np.cumsum(np.tile([0.03, 0.05], 10))
+    return LandmarkTrack(landmarks, times, 200, 200, 25.0, "stranger.mp4")
+
+
+def test_track_to_video_keeps_every_frame_and_its_time(head, track, tmp_path):
+    pytest.importorskip("av")
+    from data_pipeline.video import read_frames
+
+    track.save(tmp_path / "track.npz")
+    output = tmp_path / "out.mp4"
+    seen = []
+    counts = drive(
+        head,
+        tmp_path / "track.npz",
+        output,
+        side_by_side=True,
+        on_progress=lambda *now: seen.append(now),
+    )
+    assert counts == {"frames": 20, "without_face": 3}
+    assert seen[-1] == ("frames", 20, 20)
+    frames = list(read_frames(output))
+    assert len(frames) == 20
+    height, width, _ = frames[0][1].shape
+    assert width == 3 * height and height >= 256
+    times = np.array([t for t, _ in frames])
+    np.testing.assert_allclose(np.diff(times), np.diff(track.frame_time), atol=1e-3)
+    assert np.asarray(Image.open(tmp_path / "out.png")).ndim == 3  # the contact sheet
+
+
+def test_video_driver_keeps_its_sound(head, tmp_path):
+    av = pytest.importorskip("av")
+    pytest.importorskip("dlib")
+    from data_pipeline.video import probe
+    from data_pipeline.video_writer import VideoWriter
+
+    sound = tmp_path / "tone.wav"
+    with av.open(str(sound), "w") as container:
+        stream = container.add_stream("pcm_s16le", rate=16000, layout="mono")
+        wave = (np.sin(np.arange(16000) / 10) * 9000).astype(np.int16)[None]
+        frame = av.AudioFrame.from_ndarray(wave, format="s16", layout="mono")
+        frame.sample_rate = 16000
+        container.mux(stream.encode(frame))
+        container.mux(stream.encode(None))
+    driver = tmp_path / "driver.mp4"
+    identity = synthetic.sample_identity(5)
+    motion = synthetic.sample_motion(5, 10, "talk")
+    pictures, _ = synthetic.render(identity, motion, 128)
+    with VideoWriter(driver, 128, 128, 12.5, audio_from=sound) as writer:
+        for picture in pictures:
+            writer.write(picture)
+    output = tmp_path / "out.mp4"
+    counts = drive(head, driver, output)
+    info = probe(output)
+    assert counts["frames"] == 10
+    assert info.has_audio and info.fps == pytest.approx(12.5, rel=0.01)
+
+
+def test_webp_without_pyav(head, track, tmp_path, monkeypatch):
+    import sys
+
+    track.save(tmp_path / "track.npz")
+    monkeypatch.setitem(sys.modules, "av", None)
+    drive(head, tmp_path / "track.npz", tmp_path / "out.webp")
+    with Image.open(tmp_path / "out.webp") as picture:
+        assert picture.n_frames > 1
+
+
+def test_relative_driving_starts_from_the_source(head, track):
+    _, points = crop_track(track, SIZE)
+    drawn = adapt_landmarks(head, points, relative=True)
+    closest = np.abs(drawn - head.landmarks[0]).mean((1, 2)).min()
+    assert closest == pytest.approx(0, abs=1e-3)
+    np.testing.assert_array_equal(adapt_landmarks(head, points, relative=False), points)
+
+
+def test_crops_keep_the_face_inside(track):
+    boxes, points = crop_track(track, SIZE)
+    assert len(boxes) == len(points) == 20
+    assert np.isfinite(points).all()
+    assert (points > -SIZE / 4).all() and (points < SIZE * 1.25).all()
+
+
+@pytest.mark.parametrize("name", ["out.avi", "nowhere/out.mp4"])
+def test_bad_output_is_refused_before_any_work(head, track, tmp_path, name):
+    track.save(tmp_path / "track.npz")
+    with pytest.raises(InputError, match="out"):
+        drive(head, tmp_path / "track.npz", tmp_path / name)

@@ -1,0 +1,162 @@
+"""The command line as a user meets it: exit codes, and one line for every mistake."""
+
+import json
+import os
+import pathlib
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from flax_heads import cli
+
+ROOT = pathlib.Path(__file__).resolve().parents[1]
+
+
+def _fails(capsys, *argv) -> str:
+    """Runs a command that must end in code 2 and one line; returns the line."""
+    assert cli.main([str(a) for a in argv]) == 2
+    lines = capsys.readouterr().err.strip().splitlines()
+    assert len(lines) == 1, lines
+    assert lines[0].startswith("flax-heads: ")
+    return lines[0]
+
+
+def test_train_without_flags(capsys):
+    assert "--config" in _fails(capsys, "train")
+
+
+@pytest.mark.parametrize(
+    "flags, expected",
+    [
+        (["--config=nowhere.py"], "nowhere.py"),
+        (["--config=configs/synthetic.py:nonsense"], "expected 'demo' or 'smoke'"),
+        (["--config=configs/synthetic.py", "--config.batch=3"], "no field 'batch'"),
+        (["--config=configs/synthetic.py", "--config.batch_size=many"], "many"),
+        (["--config=configs/synthetic.py", "extra"], "unexpected argument 'extra'"),
+    ],
+)
+def test_train_with_bad_flags(capsys, tmp_path, monkeypatch, flags, expected):
+    monkeypatch.chdir(ROOT)
+    line = _fails(capsys, "train", f"--workdir={tmp_path}", *flags)
+    assert expected in line and "usage" in line
+
+
+def test_train_on_missing_data(capsys, tmp_path, monkeypatch):
+    monkeypatch.chdir(ROOT)
+    line = _fails(
+        capsys, "train", "--config=configs/synthetic.py:smoke",
+        f"--workdir={tmp_path}", "--config.data.kind=archive",
+        "--config.data.path=nowhere.npz",
+    )  # fmt: skip
+    assert "nowhere.npz" in line
+
+
+def test_batch_that_does_not_divide_over_the_devices(capsys, tmp_path, monkeypatch):
+    monkeypatch.chdir(ROOT)
+    line = _fails(
+        capsys, "train", "--config=configs/synthetic.py:smoke",
+        f"--workdir={tmp_path}", "--config.batch_size=3",
+    )  # fmt: skip
+    assert "multiple of 4" in line
+
+
+def test_missing_model_head_driver_and_corpus(capsys, tmp_path):
+    photo = tmp_path / "photo.png"
+    Image.fromarray(np.zeros((64, 64, 3), np.uint8)).save(photo)
+    output = tmp_path / "out"
+    nowhere = tmp_path / "nowhere"
+    for argv in (
+        ("finetune", "--model", nowhere, "--photos", photo, "--output", output),
+        ("animate", "--head", nowhere, "--driving", "x.mp4", "--output", "y.mp4"),
+        ("evaluate", "--model", nowhere, "--output", output),
+        ("track", "--driving", nowhere / "x.mp4", "--output", output),
+        ("prepare", "--source", nowhere, "--layout", "folder", "--data-dir", output),
+        ("info", "--config", nowhere / "config.py"),
+    ):
+        assert str(nowhere) in _fails(capsys, *argv)
+        assert not output.exists()
+
+
+def test_unknown_command_is_argparses_error():
+    with pytest.raises(SystemExit) as error:
+        cli.main(["dance"])
+    assert error.value.code == 2
+
+
+def test_info_command(capsys, monkeypatch):
+    monkeypatch.chdir(ROOT)
+    assert cli.main(["info", "--config", "configs/synthetic.py:smoke"]) == 0
+    text = capsys.readouterr().out
+    assert "embedder" in text and "FLOPs of a step" in text
+
+
+@pytest.mark.parametrize(
+    "name",
+    "zero_byte.mp4 text_renamed.mp4 truncated_no_moov.mp4 audio_only.mp4 "
+    "no_face_noise.mp4 no_face_gradient.mp4 one_pixel.png bomb_60000x60000.png "
+    "huge_header_only.png truncated.jpg corrupt.jpg".split(),
+)
+def test_bad_media_as_a_users_photo_or_driver(capsys, samples, tmp_path, name):
+    pytest.importorskip("dlib")
+    path = samples / "bad" / name
+    if path.suffix == ".mp4":
+        output = tmp_path / "track.npz"
+        line = _fails(capsys, "track", "--driving", path, "--output", output)
+        assert not output.exists()
+    else:
+        from data_pipeline.errors import InputError
+        from data_pipeline.people import load_person
+
+        with pytest.raises(InputError) as error:
+            load_person([path], 64)
+        line = str(error.value)
+    assert name in line
+
+
+def test_the_whole_path_from_a_photograph_to_a_video(tmp_path):
+    """train, finetune, track and animate as commands, each in a process of its own."""
+    data = pytest.importorskip("skimage.data")
+    pytest.importorskip("av")
+    pytest.importorskip("dlib")
+    from data_pipeline import synthetic
+    from data_pipeline.video import probe
+    from data_pipeline.video_writer import VideoWriter
+
+    photo, driver = tmp_path / "astronaut.png", tmp_path / "driver.mp4"
+    Image.fromarray(data.astronaut()).save(photo)
+    motion = synthetic.sample_motion(1, 12, "talk")
+    frames, _ = synthetic.render(synthetic.sample_identity(1), motion, 128)
+    with VideoWriter(driver, 128, 128, 25) as writer:
+        for frame in frames:
+            writer.write(frame)
+
+    def run(*argv):
+        environment = os.environ | {"XLA_FLAGS": "", "XDG_CACHE_HOME": str(tmp_path)}
+        result = subprocess.run(
+            [sys.executable, "-m", "flax_heads.cli", *map(str, argv)],
+            cwd=ROOT, env=environment, capture_output=True, text=True, timeout=300,
+        )  # fmt: skip
+        assert result.returncode == 0, result.stderr
+        return result.stdout
+
+    model, head = tmp_path / "model", tmp_path / "head"
+    run(
+        "train", "--config=configs/synthetic.py:smoke", f"--workdir={model}",
+        "--config.size=32", "--config.num_train_steps=2",
+        "--config.model.embedder.channels=(8, 8, 8)",
+        "--config.model.discriminator.channels=(8, 8, 8)",
+        "--config.model.generator.channels=(8, 8)",
+    )  # fmt: skip
+    run("finetune", "--model", model, "--photos", photo, "--output", head,
+        "--iterations", 2)  # fmt: skip
+    assert json.loads((head / "head.json").read_text())["history"]["photos"] == 1
+    run("track", "--driving", driver, "--output", tmp_path / "track.npz")
+    for driving in (driver, tmp_path / "track.npz"):
+        output = tmp_path / f"{driving.suffix[1:]}.mp4"
+        text = run("animate", "--head", head, "--driving", driving, "--output", output)
+        assert "12 frames" in text
+        assert probe(output).num_frames == 12
+        assert output.with_suffix(".png").exists()

@@ -1,0 +1,235 @@
+"""The training program: resumes exactly, survives a kill, refuses what does not fit."""
+
+import json
+import os
+import pathlib
+import shutil
+import signal
+import subprocess
+import sys
+import time
+
+import jax
+import numpy as np
+import pytest
+
+from configs import synthetic as recipe_file
+from data_pipeline.errors import InputError
+from flax_heads import checkpoints
+from flax_heads.meta_model import fine_tune, load_model
+from flax_heads.train import EXIT_PREEMPTED, train
+from flax_heads.training_data import held_out_archive, open_episodes
+
+ROOT = pathlib.Path(__file__).resolve().parents[1]
+# jax 0.12 on simulated devices: a donated buffer that cannot be reused only costs.
+pytestmark = pytest.mark.filterwarnings("ignore:Some donated buffers")
+
+
+def tiny_config(steps: int):
+    config = recipe_file.get_config("smoke")
+    config.size = 16
+    config.num_support = 2
+    config.model.embedder.update(channels=(8, 16), attention_after=None)
+    config.model.discriminator.update(channels=(8, 16), attention_after=None)
+    config.model.generator.update(
+        channels=(8, 16), num_residual_blocks=1, up_attention_after=None
+    )
+    config.num_train_steps = steps
+    config.update(log_every_steps=1, eval_every_steps=100, checkpoint_every_steps=2)
+    config.fine_tune.num_iterations = 2
+    return config
+
+
+@pytest.fixture(scope="module")
+def run(tmp_path_factory):
+    """A finished run of four steps: (workdir, its last state)."""
+    workdir = tmp_path_factory.mktemp("run")
+    return workdir, jax.device_get(train(tiny_config(4), workdir))
+
+
+def _assert_same(a, b):
+    jax.tree.map(np.testing.assert_array_equal, a, jax.device_get(b))
+
+
+def test_leaves_what_it_promises(run):
+    workdir, _ = run
+    lines = [json.loads(line) for line in (workdir / "metrics.jsonl").open()]
+    steps = [line["step"] for line in lines if "loss/content" in line]
+    assert steps == [1, 2, 3, 4]
+    assert (workdir / "held_out_0000004.png").exists()
+    assert json.loads((workdir / "config.json").read_text())["size"] == 16
+    assert list((workdir / "tensorboard").iterdir())
+
+
+def test_two_halves_equal_the_whole_bit_for_bit(run, tmp_path):
+    workdir, whole = run
+    (tmp_path / "synthetic.npz").write_bytes((workdir / "synthetic.npz").read_bytes())
+    train(tiny_config(2), tmp_path)
+    _assert_same(whole, train(tiny_config(4), tmp_path))
+
+
+def test_finished_run_has_nothing_to_do(run):
+    workdir, whole = run
+    _assert_same(whole, train(tiny_config(4), workdir))
+
+
+def test_killed_run_resumes_to_the_same_state(run, tmp_path):
+    """SIGKILL somewhere in the middle, then the same command again."""
+    workdir, whole = run
+    (tmp_path / "synthetic.npz").write_bytes((workdir / "synthetic.npz").read_bytes())
+    process = _start(tmp_path, steps=100_000)
+    _wait_for_step(tmp_path, process, 3)
+    process.send_signal(signal.SIGKILL)
+    process.wait()
+    manager = checkpoints.open_manager(tmp_path)
+    saved = manager.latest_step()
+    manager.close()
+    assert saved >= 2
+    resumed = train(tiny_config(saved + 1), tmp_path)
+    uninterrupted = tmp_path / "uninterrupted"
+    uninterrupted.mkdir()
+    (uninterrupted / "synthetic.npz").write_bytes(
+        (workdir / "synthetic.npz").read_bytes()
+    )
+    reference = train(tiny_config(saved + 1), uninterrupted)
+    _assert_same(jax.device_get(reference), resumed)
+
+
+def test_sigterm_saves_and_says_so(run, tmp_path):
+    workdir, _ = run
+    (tmp_path / "synthetic.npz").write_bytes((workdir / "synthetic.npz").read_bytes())
+    process = _start(tmp_path, steps=100_000)
+    _wait_for_step(tmp_path, process, 3)
+    process.send_signal(signal.SIGTERM)
+    assert process.wait(timeout=60) == EXIT_PREEMPTED
+    lines = [json.loads(line) for line in (tmp_path / "metrics.jsonl").open()]
+    manager = checkpoints.open_manager(tmp_path)
+    assert manager.latest_step() == max(line["step"] for line in lines)
+    manager.close()
+
+
+def _start(workdir, steps):
+    """The real command in a process of its own, as tiny as `tiny_config`."""
+    code = (
+        "import sys; from tests.test_train import tiny_config;"
+        "from flax_heads.train import train;"
+        f"train(tiny_config({steps}), sys.argv[1])"
+    )
+    environment = os.environ | {"PYTHONPATH": str(ROOT)}
+    return subprocess.Popen(
+        [sys.executable, "-c", code, str(workdir)],
+        cwd=ROOT,
+        env=environment,
+        stderr=subprocess.DEVNULL,
+    )
+
+
+def _wait_for_step(workdir, process, step):
+    path = workdir / "metrics.jsonl"
+    deadline = time.monotonic() + 180
+    while time.monotonic() < deadline:
+        assert process.poll() is None, "the run ended by itself"
+        if path.exists() and path.read_text().count("loss/content") >= step:
+            return
+        time.sleep(0.05)
+    raise AssertionError("the run never got there")
+
+
+def test_other_config_is_refused_with_the_fields_that_differ(run):
+    workdir, _ = run
+    config = tiny_config(6)
+    config.optimizer.generator_learning_rate = 1.0
+    config.loss.match = 3.0
+    with pytest.raises(InputError) as error:
+        train(config, workdir)
+    message = str(error.value)
+    assert str(workdir) in message and "\n" not in message
+    assert "optimizer.generator_learning_rate" in message and "loss.match" in message
+    assert "num_train_steps" not in message
+
+
+def test_init_from_takes_the_networks_and_starts_at_step_zero(run, tmp_path):
+    workdir, whole = run
+    config = tiny_config(0)
+    config.init_from = str(workdir)
+    state = jax.device_get(train(config, tmp_path))
+    _assert_same(whole.ema, state.ema)
+    _assert_same(whole.ema, state.generator.params)
+    assert state.step == 0
+    assert (state.video_embeddings.values != whole.video_embeddings.values).any()
+
+
+def test_resume_takes_another_runs_whole_state(run, tmp_path):
+    workdir, whole = run
+    config = tiny_config(4)
+    config.resume = str(workdir)
+    _assert_same(whole, train(config, tmp_path))
+
+
+def test_init_from_other_shapes_is_refused(run, tmp_path):
+    config = tiny_config(1)
+    config.model.generator.channels = (8, 24)
+    config.init_from = str(run[0])
+    with pytest.raises(InputError, match="other shapes"):
+        train(config, tmp_path)
+
+
+def test_training_and_held_out_people_are_disjoint(run):
+    config = tiny_config(4)
+    training, held_out = open_episodes(config, run[0])
+    assert not set(training.identities) & set(held_out.identities)
+    assert held_out_archive(config, run[0]).num_videos == held_out.num_videos
+
+
+def test_fine_tuning_never_reads_w(run, tmp_path):
+    """The arrays of W and of both optimisers may be gone: a model loads without them."""
+    copy = tmp_path / "checkpoints" / "4"
+    shutil.copytree(run[0] / "checkpoints" / "4", copy)
+    loaded = checkpoints.load_for_fine_tuning(tmp_path)[2]
+    arrays = jax.tree.leaves(loaded)
+    whole = jax.tree.leaves(run[1])
+    assert sum(a.size for a in arrays) < 0.6 * sum(np.size(a) for a in whole)
+    w_shape = run[1].video_embeddings.values.shape
+    assert all(a.shape != w_shape for a in arrays)
+
+
+def test_model_to_talking_head(run):
+    model = load_model(run[0])
+    assert model.step == 4
+    people = held_out_archive(model.config, run[0])
+    photos, landmarks = people.frames[:2], people.landmarks[:2]
+    forward = fine_tune(model, photos, landmarks, num_iterations=0)
+    tuned = fine_tune(model, photos, landmarks)
+    assert tuned.history["iterations"] == 2
+    frame = next(tuned.animate(landmarks[:1]))
+    assert frame.shape == (16, 16, 3) and frame.dtype == np.uint8
+    assert not np.array_equal(forward.psi, tuned.psi)
+
+
+def test_feed_forward_head_equals_the_meta_learned_generator(run):
+    """Folding spectral norm into the weights changes no picture."""
+    from data_pipeline.raster import draw_rasters
+    from flax_heads.meta_learning import embed, generate, project
+    from flax_heads.objectives import to_unit_range
+    from flax_heads.spectral import normalize
+
+    model = load_model(run[0])
+    people = held_out_archive(model.config, run[0])
+    photos, landmarks = people.frames[:2], people.landmarks[:2]
+    rasters = to_unit_range(draw_rasters(landmarks, model.size))
+    params = normalize(model.params, model.vectors)
+    embedding = embed(
+        model.networks, params, to_unit_range(photos)[None], rasters[None]
+    )
+    psi = project(model.networks, params, embedding)
+    expected = generate(model.networks, params, rasters[:1], psi)
+    head = fine_tune(model, photos, landmarks, num_iterations=0)
+    actual = next(head.animate(landmarks[:1])).astype(float) / 127.5 - 1
+    np.testing.assert_allclose(actual, expected[0], atol=0.02)
+
+
+def test_missing_checkpoint_is_one_line(tmp_path):
+    with pytest.raises(InputError, match="has no checkpoint"):
+        load_model(tmp_path)
+    with pytest.raises(InputError, match="has no checkpoint"):
+        load_model(tmp_path / "nowhere")
