@@ -37,7 +37,13 @@ class Adam:
     eps: float = 1e-5
 
     def transformation(self) -> optax.GradientTransformation:
-        return optax.adam(self.learning_rate, b1=self.b1, b2=self.b2, eps=self.eps)
+        """Adam; without its first moment where b1 = 0, which makes it the gradient."""
+        if self.b1:
+            return optax.adam(self.learning_rate, b1=self.b1, b2=self.b2, eps=self.eps)
+        scale = optax.scale_by_rms(
+            self.b2, self.eps, eps_in_sqrt=False, bias_correction=True
+        )
+        return optax.chain(scale, optax.scale_by_learning_rate(self.learning_rate))
 
 
 class Player(struct.PyTreeNode):
