@@ -95,9 +95,14 @@ def small(config: ConfigDict) -> ConfigDict:
         attention_after=None,
         up_attention_after=1,
     )
-    config.loss.update(pixel=10.0, adversarial=0.1)
+    # No match loss (the paper's FF variant): W starts small and would hold the
+    # embedding down, and with it psi, whose projection has a spectral norm of 1.
+    config.loss.update(pixel=10.0, adversarial=0.1, match=0.0)
     config.optimizer.update(
-        generator_learning_rate=5e-4, discriminator_learning_rate=4e-4, ema_decay=0.99
+        generator_learning_rate=1e-3,
+        generator_b1=0.9,
+        discriminator_learning_rate=4e-4,
+        ema_decay=0.995,
     )
     config.fine_tune.update(
         generator_learning_rate=3e-4,

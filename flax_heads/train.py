@@ -7,6 +7,7 @@ else training begins from scratch.
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import pathlib
 import signal
@@ -102,16 +103,20 @@ def train(config: ConfigDict, workdir: str | pathlib.Path) -> TrainState:
     )
     look = make_held_out_check(networks, held_out, config)
     writer = MetricWriter(workdir)
-    stop = _stop_flag()
     started, since, done = time.monotonic(), first_step, first_step
+    previous, on_cpu = None, jax.default_backend() == "cpu"
     bar = progress("meta-training", config.num_train_steps, first_step)
-    with manager, bar as show:
+    stopping = False
+    with manager, bar as show, _sigterm_noted() as told_to_stop:
         for step in range(first_step, config.num_train_steps):
             state, metrics = step_fn(state, next(batches))
-            # The host may run one step ahead of the devices, not more.
-            jax.block_until_ready(metrics)
+            # One step in flight keeps the devices busy. Simulated devices may deadlock
+            # on more than none.
+            jax.block_until_ready(metrics if on_cpu else previous)
+            previous = metrics
             done = step + 1
-            last = done == config.num_train_steps or stop()
+            stopping = told_to_stop()
+            last = stopping or done == config.num_train_steps
             if done % config.log_every_steps == 0 or last:
                 values = {name: float(value) for name, value in metrics.items()}
                 now = time.monotonic()
@@ -128,10 +133,10 @@ def train(config: ConfigDict, workdir: str | pathlib.Path) -> TrainState:
             if done % config.checkpoint_every_steps == 0 or last:
                 checkpoints.save(manager, done, state, config_json)
             show(done)
-            if stop():
+            if stopping:
                 break
     writer.close()
-    if stop():
+    if stopping:
         log.warning("told to stop: saved step %d, run again to resume", done)
         raise SystemExit(EXIT_PREEMPTED)
     return state
@@ -216,11 +221,15 @@ def _refuse_non_finite(values, step):
         )
 
 
-def _stop_flag():
-    """Installs a SIGTERM handler; the returned function tells whether it was called."""
-    told: list[int] = []
-    signal.signal(signal.SIGTERM, lambda number, _: told.append(number))
-    return lambda: bool(told)
+@contextlib.contextmanager
+def _sigterm_noted():
+    """Notes SIGTERM instead of dying of it; yields what tells whether it came."""
+    came: list[int] = []
+    before = signal.signal(signal.SIGTERM, lambda number, _: came.append(number))
+    try:
+        yield lambda: bool(came)
+    finally:
+        signal.signal(signal.SIGTERM, before)
 
 
 def run(argv: list[str]) -> int:
