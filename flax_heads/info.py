@@ -13,8 +13,6 @@ from ml_collections import ConfigDict
 
 from data_pipeline.errors import InputError
 from flax_heads import recipe
-from flax_heads.meta_learning import make_meta_step
-from flax_heads.state import init_state
 
 _DEFAULT_VIDEOS = 1_000  # where the data is not at hand
 
@@ -50,26 +48,8 @@ def describe(config: ConfigDict, num_videos: int | None = None) -> str:
     """
     videos = num_videos or config.data.num_videos or _count_videos(config)
     networks = recipe.networks(config)
-    generator_adam, discriminator_adam = recipe.adams(config)
-    state = jax.eval_shape(
-        functools.partial(
-            init_state,
-            networks,
-            size=config.size,
-            num_videos=videos,
-            generator_adam=generator_adam,
-            discriminator_adam=discriminator_adam,
-        ),
-        jax.random.key(0),
-    )
-    step = make_meta_step(
-        networks,
-        generator_adam,
-        discriminator_adam,
-        recipe.loss_weights(config),
-        recipe.perceptual(config),
-        discriminator_updates=config.optimizer.discriminator_updates,
-    )
+    state = jax.eval_shape(functools.partial(recipe.new_state, config, videos))
+    step = recipe.meta_step(config)
     b, k, size = config.batch_size, config.num_support, config.size
     image = functools.partial(jax.ShapeDtypeStruct, dtype=jnp.uint8)
     batch = {

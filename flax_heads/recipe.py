@@ -6,14 +6,17 @@ The programs call this; nothing below them ever sees a config.
 from __future__ import annotations
 
 import json
+from collections.abc import Callable
 from typing import Any
 
+import jax
 from ml_collections import ConfigDict
 
 from data_pipeline.raster import RasterStyle
 from flax_heads import face_id
+from flax_heads.meta_learning import Batch, make_meta_step
 from flax_heads.objectives import LossWeights, PerceptualNetwork
-from flax_heads.state import Adam, Networks, make_networks
+from flax_heads.state import Adam, Networks, TrainState, init_state, make_networks
 
 
 def networks(config: ConfigDict) -> Networks:
@@ -42,6 +45,31 @@ def perceptual(config: ConfigDict) -> list[PerceptualNetwork]:
         apply, variables = face_id.as_perceptual(face_id.load_weights())
         chosen.append(PerceptualNetwork("face_id", weight, apply, variables))
     return chosen
+
+
+def new_state(config: ConfigDict, num_videos: int) -> TrainState:
+    """A fresh state for `num_videos` training videos; pure, so call it under `jit`."""
+    generator_adam, discriminator_adam = adams(config)
+    return init_state(
+        networks(config),
+        jax.random.key(config.seed),
+        size=config.size,
+        num_videos=num_videos,
+        generator_adam=generator_adam,
+        discriminator_adam=discriminator_adam,
+    )
+
+
+def meta_step(config: ConfigDict) -> Callable[[TrainState, Batch], Any]:
+    """The meta-training step of a config, not compiled."""
+    return make_meta_step(
+        networks(config),
+        *adams(config),
+        loss_weights(config),
+        perceptual(config),
+        discriminator_updates=config.optimizer.discriminator_updates,
+        ema_decay=config.optimizer.ema_decay,
+    )
 
 
 def raster_style(config: ConfigDict) -> RasterStyle:

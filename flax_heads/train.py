@@ -24,11 +24,11 @@ from flax_heads import checkpoints, parallel, recipe
 from flax_heads.console import log, progress, set_up_jax, set_up_logging
 from flax_heads.figures import contact_sheet
 from flax_heads.losses import mean_l1
-from flax_heads.meta_learning import embed, generate, make_meta_step, project
+from flax_heads.meta_learning import embed, generate, project
 from flax_heads.metric_writer import MetricWriter
 from flax_heads.objectives import to_unit_range
 from flax_heads.spectral import normalize, power_iteration
-from flax_heads.state import TrainState, init_state
+from flax_heads.state import TrainState
 from flax_heads.training_data import open_episodes
 
 # Exit code of a run that was told to stop (SIGTERM), saved, and can be resumed.
@@ -53,7 +53,6 @@ def train(config: ConfigDict, workdir: str | pathlib.Path) -> TrainState:
     parallel.check_batch_size(mesh, config.batch_size)
     data, held_out = open_episodes(config, workdir)
     networks = recipe.networks(config)
-    generator_adam, discriminator_adam = recipe.adams(config)
     log.info(
         "%d videos at %d px; batch %d of K=%d; %d device(s); content loss: %s",
         data.num_videos,
@@ -65,33 +64,13 @@ def train(config: ConfigDict, workdir: str | pathlib.Path) -> TrainState:
     )
 
     # --- The state: from a checkpoint or fresh
-    init = functools.partial(
-        init_state,
-        networks,
-        jax.random.key(config.seed),
-        size=config.size,
-        num_videos=data.num_videos,
-        generator_adam=generator_adam,
-        discriminator_adam=discriminator_adam,
-    )
+    init = functools.partial(recipe.new_state, config, data.num_videos)
     manager = checkpoints.open_manager(workdir, config.keep_checkpoints)
     state = _restore_or_init(config, config_json, init, mesh, manager)
     first_step = int(state.step)
     if jax.process_index() == 0:
         (workdir / "config.json").write_text(config.to_json_best_effort(indent=2))
-    step_fn = parallel.jit_step(
-        make_meta_step(
-            networks,
-            generator_adam,
-            discriminator_adam,
-            recipe.loss_weights(config),
-            recipe.perceptual(config),
-            discriminator_updates=config.optimizer.discriminator_updates,
-            ema_decay=config.optimizer.ema_decay,
-        ),
-        mesh,
-        state,
-    )
+    step_fn = parallel.jit_step(recipe.meta_step(config), mesh, state)
 
     # --- The loop
     local = (jax.process_index(), jax.process_count())
