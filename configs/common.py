@@ -76,6 +76,8 @@ def paper() -> ConfigDict:
                 "num_iterations": 40,  # optimiser updates, whatever T is
                 "batch_size": 8,
                 "ema_decay": 0.972,
+                # Warped copies of the photos to train on as well; the paper's has none.
+                "augmentations": 0,
             },
         }
     )
@@ -107,7 +109,8 @@ def small(config: ConfigDict) -> ConfigDict:
     config.fine_tune.update(
         generator_learning_rate=3e-4,
         discriminator_learning_rate=3e-4,
-        num_iterations=150,
+        num_iterations=300,
+        augmentations=96,
     )
     config.log_every_steps = 50
     config.checkpoint_every_steps = 500

@@ -27,8 +27,8 @@ _console = Console(stderr=True, soft_wrap=True)
 
 
 def set_up_logging() -> None:
-    """Shows this project's log lines; of its libraries' only warnings and errors."""
-    absl_logging.set_verbosity(absl_logging.WARNING)
+    """Shows this project's log lines; of its libraries only errors."""
+    absl_logging.set_verbosity(absl_logging.ERROR)
     if not log.handlers:
         handler = RichHandler(console=_console, show_path=False, show_level=False)
         log.addHandler(handler)

@@ -12,6 +12,7 @@ import jax
 import numpy as np
 from ml_collections import ConfigDict
 
+from data_pipeline.augment import augment_all
 from data_pipeline.raster import RasterStyle, draw_rasters
 from flax_heads import checkpoints, recipe, spectral
 from flax_heads.fine_tuning import (
@@ -145,11 +146,14 @@ def fine_tune(
         rasters,
         key=jax.random.key(seed),
     )
+    pictures, points = augment_all(
+        photos, landmarks, config.fine_tune.augmentations if num_iterations else 0, seed
+    )
     state = run_fine_tuning(
         advance,
         state,
-        photos,
-        rasters,
+        pictures,
+        draw_rasters(points, model.size, model.style),
         num_iterations=num_iterations,
         seed=seed,
         on_progress=on_progress,

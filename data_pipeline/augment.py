@@ -1,0 +1,167 @@
+"""More pictures of a person out of few: photos warped along plausible motion.
+
+One photo says nothing of how a face moves, and a generator tuned on it alone learns to
+repeat it. Here the motion of rendered heads is transferred to the photo's landmarks, and
+the photo follows by a smooth warp. Nothing that was hidden appears: a warp can turn a head
+a little and move a mouth, not show its inside.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+
+from data_pipeline import geometry, synthetic
+
+# How much of the rendered heads' motion is used: a flat warp cannot follow a turn far, and
+# a mouth that it opens shows stretched lips.
+_MOTION = {"yaw": 0.5, "pitch": 0.5, "roll": 0.5, "mouth_open": 0.5}
+_STIFFNESS = 1e-3  # smoothing of the warp, so that touching landmarks cannot fold it
+_ANCHORS = 5  # points that stay, along every side of the frame
+_PEOPLE = 8  # rendered people whose motion is used
+_ROTATION, _ZOOM, _SHIFT = 0.12, 0.06, 0.04  # standard deviations; the shift of a side
+
+
+def augment(
+    photo: np.ndarray, landmarks: np.ndarray, count: int, seed: int
+) -> tuple[np.ndarray, np.ndarray]:
+    """Warps one photo into `count` plausible others.
+
+    Args:
+      photo: uint8 [S, S, 3].
+      landmarks: float [68, 2], pixels of the photo.
+      count: how many to make.
+      seed: the same seed gives the same pictures.
+
+    Returns:
+      uint8 [count, S, S, 3], and their landmarks, float32 [count, 68, 2].
+    """
+    rng = np.random.default_rng((seed, count))
+    size = len(photo)
+    photos, points = [], []
+    for i in range(count):
+        moved = _move(landmarks, seed, i)
+        matrix = _random_similarity(rng, size)
+        photos.append(_warp(photo, landmarks, moved, matrix))
+        points.append(geometry.transform(moved, matrix))
+    return (
+        np.array(photos, np.uint8).reshape(count, size, size, 3),
+        np.array(points, np.float32).reshape(count, 68, 2),
+    )
+
+
+def _move(landmarks, seed, index):
+    """The photo's landmarks after a random motion of a rendered person. [68, 2]."""
+    identity = synthetic.sample_identity(index % _PEOPLE)
+    motion = synthetic.sample_poses(seed + index, 1)
+    for name, share in _MOTION.items():
+        motion[name] = share * motion[name]
+    for name in ("shift_x", "shift_y", "zoom"):  # `_random_similarity` does these
+        motion[name] = synthetic.neutral_motion()[name]
+    rest, moved = (
+        synthetic.landmarks_of(identity, m, 256)[0]
+        for m in (synthetic.neutral_motion(), motion)
+    )
+    return geometry.transfer_motion(moved, rest, landmarks)
+
+
+def _random_similarity(rng, size):
+    """A small rotation, zoom and shift about the frame's centre. [2, 3]."""
+    angle, zoom = rng.normal(0, _ROTATION), np.exp(rng.normal(0, _ZOOM))
+    linear = zoom * np.array(
+        [[np.cos(angle), -np.sin(angle)], [np.sin(angle), np.cos(angle)]]
+    )
+    centre = np.full(2, (size - 1) / 2)
+    shift = centre - linear @ centre + rng.normal(0, _SHIFT * size, 2)
+    return np.concatenate([linear, shift[:, None]], 1)
+
+
+def _warp(photo, source, target, matrix):
+    """Moves `source` points of the photo to `target`, then applies `matrix`."""
+    size = len(photo)
+    # Which place of the warped frame does each pixel of the output show?
+    ys, xs = np.mgrid[:size, :size]
+    pixels = np.stack([xs.ravel(), ys.ravel()], 1)
+    inverse = np.linalg.inv(matrix[:, :2])
+    places = (pixels - matrix[:, 2]) @ inverse.T
+    side = np.linspace(0, size - 1, _ANCHORS)
+    edge = np.zeros(_ANCHORS)
+    anchors = np.concatenate(
+        [
+            np.stack([side, edge], 1),
+            np.stack([side, edge + size - 1], 1),
+            np.stack([edge, side], 1)[1:-1],
+            np.stack([edge + size - 1, side], 1)[1:-1],
+        ]
+    )
+    knots = np.concatenate([target, anchors]) / size
+    offsets = np.concatenate([source - target, np.zeros_like(anchors)])
+    places = places + _thin_plate(knots, offsets, places / size)
+    return _sample_bicubic(photo, places).reshape(size, size, 3)
+
+
+def _thin_plate(knots, values, points):
+    """Thin-plate spline through (knots [n, 2], values [n, 2]), at points [p, 2]."""
+
+    def bending(a, b):
+        squared = np.square(a[:, None] - b[None]).sum(-1)
+        return squared * np.log(squared + 1e-12)
+
+    n = len(knots)
+    system = np.zeros((n + 3, n + 3))
+    system[:n, :n] = bending(knots, knots) + _STIFFNESS * np.eye(n)
+    system[:n, n] = system[n, :n] = 1
+    system[:n, n + 1 :] = knots
+    system[n + 1 :, :n] = knots.T
+    solution = np.linalg.solve(system, np.concatenate([values, np.zeros((3, 2))]))
+    affine = solution[n] + points @ solution[n + 1 :]
+    return bending(points, knots) @ solution[:n] + affine
+
+
+def _sample_bicubic(image, points):
+    """Catmull-Rom samples of uint8 [S, S, 3] at points [p, 2]; the border repeats."""
+    last = len(image) - 1
+    base = np.floor(points).astype(int)
+    t = points - base  # [p, 2]
+    weights = np.stack(
+        [
+            t * (-0.5 + t * (1 - 0.5 * t)),
+            1 + t * t * (1.5 * t - 2.5),
+            t * (0.5 + t * (2 - 1.5 * t)),
+            t * t * (0.5 * t - 0.5),
+        ]
+    )  # [4, p, 2]
+    total = 0.0
+    for j in range(4):
+        rows = np.clip(base[:, 1] + j - 1, 0, last)
+        for i in range(4):
+            columns = np.clip(base[:, 0] + i - 1, 0, last)
+            weight = weights[i, :, 0] * weights[j, :, 1]
+            total = total + weight[:, None] * image[rows, columns]
+    return np.clip(total + 0.5, 0, 255).astype(np.uint8)
+
+
+def augment_all(
+    photos: np.ndarray, landmarks: np.ndarray, count: int, seed: int
+) -> tuple[np.ndarray, np.ndarray]:
+    """About `count` warped pictures shared out over T photos, and the photos themselves.
+
+    The photos are repeated until they are a quarter of the result: what was really seen
+    weighs more than what was made of it.
+
+    Args:
+      photos, landmarks: uint8 [T, S, S, 3], float [T, 68, 2].
+      count: of warped pictures; 0 returns the photos alone.
+      seed: see `augment`.
+    """
+    if not count:
+        return photos, landmarks
+    share = -(-count // len(photos))
+    made = [
+        augment(p, q, share, seed + t)
+        for t, (p, q) in enumerate(zip(photos, landmarks))
+    ]
+    repeats = max(1, share // 3)
+    return (
+        np.concatenate([np.repeat(photos, repeats, 0), *(p for p, _ in made)]),
+        np.concatenate([np.repeat(landmarks, repeats, 0), *(q for _, q in made)]),
+    )
