@@ -107,9 +107,9 @@ def small(config: ConfigDict) -> ConfigDict:
         ema_decay=0.995,
     )
     config.fine_tune.update(
-        generator_learning_rate=3e-4,
-        discriminator_learning_rate=3e-4,
-        num_iterations=300,
+        generator_learning_rate=1e-3,
+        discriminator_learning_rate=1e-3,
+        num_iterations=400,
         augmentations=96,
     )
     config.log_every_steps = 50
