@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import functools
+import importlib
 import io
 import json
 import logging
@@ -150,6 +151,9 @@ def _prepare_here(videos, settings, data_dir, num_workers, console) -> dict[str,
     report = make_report(videos, counts)
     kept = [video for video in videos if counts[video.key].kept]
     if kept:
+        # TFDS replaces `import` while it loads; the progress bar's thread, which imports
+        # as it draws, must not run then.
+        importlib.import_module("data_pipeline.talking_heads_dataset_builder")
         with _progress(console) as progress:
             bar = progress.add_task("Packing", total=len(kept))
             advance = functools.partial(progress.advance, bar)

@@ -46,11 +46,11 @@ def personalize(
     params: Any,
     vectors: spectral.Vectors,
     discriminator_params: Any,
+    discriminator_vectors: spectral.Vectors,
     photos: jax.Array,
     rasters: jax.Array,
     generator_adam: Adam,
     discriminator_adam: Adam,
-    key: jax.Array,
 ) -> FineTuneState:
     """Starts a person from the meta-learned networks: psi' = P e, w' = w0 + e (eq. 7, 8).
 
@@ -59,10 +59,9 @@ def personalize(
     Args:
       networks: the modules.
       params, vectors: meta-learned "embedder", "generator", "projection".
-      discriminator_params: meta-learned V with w0 and b.
+      discriminator_params, discriminator_vectors: meta-learned V with w0 and b.
       photos, rasters: uint8 [T, H, W, 3].
       generator_adam, discriminator_adam: the optimisers.
-      key: seeds the fresh singular vectors.
     """
     normalized = spectral.normalize(params, vectors)
     embedding = embed(
@@ -72,11 +71,15 @@ def personalize(
     generator = {"generator": params["generator"], "psi": psi}
     discriminator = dict(discriminator_params)
     discriminator["w0"] = discriminator["w0"] + embedding[0]
-    keys = jax.random.split(key)
+    kept = {
+        path: pair for path, pair in vectors.items() if path.startswith("generator/")
+    }
     return FineTuneState(
         step=jnp.zeros((), jnp.int32),
-        generator=start_player(generator, generator_adam, keys[0]),
-        discriminator=start_player(discriminator, discriminator_adam, keys[1]),
+        generator=start_player(generator, kept, generator_adam),
+        discriminator=start_player(
+            discriminator, discriminator_vectors, discriminator_adam
+        ),
         ema=jax.tree.map(jnp.copy, generator),
     )
 

@@ -35,7 +35,7 @@ class MetaModel:
       networks: the modules.
       params: moving averages of "embedder", "generator" and "projection".
       vectors: their singular vectors.
-      discriminator: V with w0 and b.
+      discriminator, discriminator_vectors: V with w0 and b.
       source: the workdir it came from.
     """
 
@@ -45,6 +45,7 @@ class MetaModel:
     params: Any
     vectors: spectral.Vectors
     discriminator: Any
+    discriminator_vectors: spectral.Vectors
     source: str
 
     @property
@@ -96,6 +97,7 @@ def load_model(workdir: str | pathlib.Path, step: int | None = None) -> MetaMode
         params=params,
         vectors=vectors,
         discriminator=loaded["discriminator"],
+        discriminator_vectors=loaded["discriminator_vectors"],
         source=str(workdir),
     )
 
@@ -142,9 +144,9 @@ def fine_tune(
         model.params,
         model.vectors,
         model.discriminator,
+        model.discriminator_vectors,
         photos,
         rasters,
-        key=jax.random.key(seed),
     )
     pictures, points = augment_all(
         photos, landmarks, config.fine_tune.augmentations if num_iterations else 0, seed

@@ -47,10 +47,17 @@ def state_shardings(mesh: Mesh, state: TrainState) -> TrainState:
     return shardings.replace(video_embeddings=rows)
 
 
+# `init` runs once: optimising its many random generators takes a minute and saves nothing.
+_COMPILE_FAST = {
+    "xla_backend_optimization_level": 0,
+    "xla_llvm_disable_expensive_passes": True,
+}
+
+
 def jit_init(init: Callable[[], TrainState], mesh: Mesh) -> TrainState:
     """Runs `init` so that every part of the state is born where it belongs."""
     shardings = state_shardings(mesh, jax.eval_shape(init))
-    return jax.jit(init, out_shardings=shardings)()
+    return jax.jit(init, out_shardings=shardings, compiler_options=_COMPILE_FAST)()
 
 
 def jit_step(

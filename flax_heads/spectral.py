@@ -40,10 +40,15 @@ def power_iteration(
     refined = {}
     for paths in by_shape.values():
         stacked = jnp.stack([matrices[path] for path in paths])  # [n, out, in]
-        u = jnp.stack([vectors[path]["u"] for path in paths])  # [n, out]
-        for _ in range(num_iterations):
-            v = _unit(jnp.einsum("noi,no->ni", stacked, u))
-            u = _unit(jnp.einsum("noi,ni->no", stacked, v))
+        pair = tuple(
+            jnp.stack([vectors[path][name] for path in paths]) for name in ("u", "v")
+        )  # [n, out], [n, in]
+
+        def iterate(_, pair, stacked=stacked):
+            v = _unit(jnp.einsum("noi,no->ni", stacked, pair[0]))
+            return _unit(jnp.einsum("noi,ni->no", stacked, v)), v
+
+        u, v = jax.lax.fori_loop(0, num_iterations, iterate, pair)
         refined.update({p: {"u": u[i], "v": v[i]} for i, p in enumerate(paths)})
     return jax.lax.stop_gradient(refined)
 

@@ -115,9 +115,8 @@ def make_networks(
     return networks
 
 
-def start_player(params: Any, adam: Adam, key: jax.Array) -> Player:
-    """A player with fresh singular vectors and optimiser state for `params`."""
-    vectors = spectral.init_vectors(params, key)
+def start_player(params: Any, vectors: spectral.Vectors, adam: Adam) -> Player:
+    """A player with fresh optimiser state."""
     return Player(params, vectors, adam.transformation().init(params))
 
 
@@ -153,9 +152,15 @@ def init_state(
     )["params"]
     return TrainState(
         step=jnp.zeros((), jnp.int32),
-        generator=start_player(generator_params, generator_adam, next(keys)),
+        generator=start_player(
+            generator_params,
+            spectral.init_vectors(generator_params, next(keys)),
+            generator_adam,
+        ),
         discriminator=start_player(
-            discriminator_params, discriminator_adam, next(keys)
+            discriminator_params,
+            spectral.init_vectors(discriminator_params, next(keys)),
+            discriminator_adam,
         ),
         video_embeddings=init_video_embeddings(
             next(keys), num_videos, embedding.shape[-1]

@@ -134,7 +134,10 @@ class TalkingHead:
                     f"reads {_FORMAT}; make it again with `flax-heads finetune`",
                     "other_format",
                 )
-            with np.load(folder / "weights.npz", allow_pickle=False) as stored:
+            with (
+                (folder / "weights.npz").open("rb") as file,
+                np.load(file, allow_pickle=False) as stored,
+            ):
                 arrays = {name: stored[name] for name in stored.files}
             params = {
                 name.removeprefix("params/"): array

@@ -22,22 +22,22 @@ ADAM = Adam(2e-3)
 @pytest.fixture(scope="module")
 def start():
     """(meta state, photos, rasters, personalised state)."""
-    state = jax.jit(tiny.make_state)()
+    state = tiny.new_state()
     batch = tiny.make_batch(batch_size=1, num_support=3)
     photos, rasters = batch["support_frames"][0], batch["support_rasters"][0]
     person = jax.jit(
-        lambda key: fine_tuning.personalize(
+        lambda: fine_tuning.personalize(
             tiny.NETWORKS,
             state.ema,
             state.generator.vectors,
             state.discriminator.params,
+            state.discriminator.vectors,
             photos,
             rasters,
             ADAM,
             ADAM,
-            key,
         )
-    )(jax.random.key(0))
+    )()
     return state, photos, rasters, person
 
 

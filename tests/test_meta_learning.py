@@ -23,7 +23,7 @@ def _make_step(weights=tiny.WEIGHTS, **options):
 
 @pytest.fixture(scope="module")
 def state():
-    return jax.jit(tiny.make_state)()
+    return tiny.new_state()
 
 
 @pytest.fixture(scope="module")
@@ -71,7 +71,7 @@ def test_discriminators_loss_never_reaches_the_generator(state):
     weights = LossWeights(pixel=10.0, adversarial=0.0, feature_matching=0.0, match=0.0)
     step = jax.jit(_make_step(weights))
     batch = tiny.make_batch()
-    other = state.replace(discriminator=jax.jit(tiny.make_state)(9).discriminator)
+    other = state.replace(discriminator=tiny.new_state(9).discriminator)
     a, b = step(state, batch)[0], step(other, batch)[0]
     tiny.assert_trees_close(a.generator.params, b.generator.params, atol=1e-7)
 
@@ -155,7 +155,7 @@ def _run(step, state, batches):
 def test_one_device_four_devices_and_pmap_agree():
     """The same numbers from plain jit, from the 4-device mesh, and from jax.pmap."""
     batches = [tiny.make_batch(seed, batch_size=8) for seed in range(3)]
-    one_state, one_metrics = _run(jax.jit(_make_step()), tiny.make_state(), batches)
+    one_state, one_metrics = _run(jax.jit(_make_step()), tiny.new_state(), batches)
 
     mesh = parallel.make_mesh(jax.devices()[:4])
     assert mesh.size == 4
@@ -177,25 +177,21 @@ def test_one_device_four_devices_and_pmap_agree():
         {k: v.reshape(4, 2, *v.shape[1:]) for k, v in batch.items()}
         for batch in batches
     ]
-    pmap_state, pmap_metrics = _run(mapped, tiny.make_state(), split)
+    pmap_state, pmap_metrics = _run(mapped, tiny.new_state(), split)
 
     for other_state, other_metrics in (
         (mesh_state, mesh_metrics),
         (pmap_state, pmap_metrics),
     ):
-        # Sums run in another order; Adam divides by small roots, which enlarges that.
+        # Sums run in another order on more devices.
         tiny.assert_trees_close(one_metrics, other_metrics, rtol=2e-3, atol=1e-4)
-        tiny.assert_trees_close(
-            one_state.generator.params, other_state.generator.params, 1e-2, 2e-4
-        )
-        tiny.assert_trees_close(
-            one_state.discriminator.params, other_state.discriminator.params, 1e-2, 2e-4
-        )
-        tiny.assert_trees_close(
+        for part in ("generator", "discriminator"):
+            ours, theirs = (getattr(s, part).params for s in (one_state, other_state))
+            tiny.assert_leaves_near(ours, theirs, 1e-3)
+        tiny.assert_leaves_near(
             one_state.video_embeddings.values,
             other_state.video_embeddings.values,
-            1e-2,
-            2e-4,
+            1e-3,
         )
 
 

@@ -206,7 +206,7 @@ def test_attention_starts_as_the_identity_and_learns():
 def test_embedding_ignores_the_order_of_the_supports():
     from flax_heads.meta_learning import embed
 
-    state = tiny.make_state()
+    state = tiny.new_state()
     batch = tiny.make_batch(num_support=4)
     frames, rasters = (
         jnp.asarray(batch[k] / 127.5 - 1) for k in ("support_frames", "support_rasters")
