@@ -79,4 +79,5 @@ def _bar() -> Progress:
         TextColumn("left"),
         TimeRemainingColumn(),
         console=_console,
+        disable=not _console.is_terminal,  # in a file, log lines say how far it is
     )

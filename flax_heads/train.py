@@ -101,6 +101,9 @@ def train(config: ConfigDict, workdir: str | pathlib.Path) -> TrainState:
                 now = time.monotonic()
                 values["steps_per_second"] = (done - since) / (now - started)
                 writer.scalars(done, values)
+                shown = ("l1", "loss/content", "loss/discriminator", "steps_per_second")
+                numbers = ", ".join(f"{name} {values[name]:.4g}" for name in shown)
+                log.info("step %d: %s", done, numbers)
                 started, since = now, done
                 _refuse_non_finite(values, done)
             if done % config.eval_every_steps == 0 or last:

@@ -71,4 +71,6 @@ def test_info_states_the_papers_sizes():
     # W as SPEC costs it: 284 MiB, and its second moment as much again.
     assert rows["state, W"].split()[0] == "570"
     flops = float(rows["FLOPs of an episode"].split()[0])
-    assert 1.2 < flops < 1.6  # 1.75 T with VGG19 and VGGFace, which are not in here
+    # SPEC says 1.75 T with VGG19 and VGGFace, which are not in here, and with every
+    # convolution beside a resampling at the larger side.
+    assert 0.8 < flops < 1.2
