@@ -87,7 +87,8 @@ def _parser() -> argparse.ArgumentParser:
     p.add_argument("--model", required=True, help="workdir of a meta-training run")
     p.add_argument("--data-dir", help="prepared data; default: the model's own")
     p.add_argument("--shots", type=int, nargs="+", default=[1, 8], help="T")
-    p.add_argument("--frames", type=int, default=16, help="hold-out frames a video")
+    p.add_argument("--videos", type=int, default=50, help="at most so many")
+    p.add_argument("--frames", type=int, default=32, help="hold-out frames a video")
     p.add_argument("--iterations", type=int)
     p.add_argument("--output", "-o", required=True, help="folder of the report")
 
@@ -189,6 +190,7 @@ def _evaluate(arguments) -> None:
         arguments.output,
         data_dir=arguments.data_dir,
         shots=arguments.shots,
+        num_videos=arguments.videos,
         num_frames=arguments.frames,
         num_iterations=arguments.iterations,
     )

@@ -218,7 +218,7 @@ def run(argv: list[str]) -> int:
     """Parses the flags of `argv` and trains; returns the exit code."""
     values = flags.FlagValues()
     config_flags.DEFINE_config_file(
-        "config", None, "A recipe.", flag_values=values, lock_config=True
+        "config", None, "A recipe.", values, lock_config=True, sys_argv=argv
     )
     flags.DEFINE_string("workdir", None, "The run's folder.", flag_values=values)
     flags.mark_flags_as_required(["config", "workdir"], flag_values=values)

@@ -52,4 +52,17 @@ def test_sources_and_targets_are_disjoint_and_nested(people):
 
 def test_too_few_frames_is_one_line(people):
     with pytest.raises(InputError, match="lower --frames"):
-        evaluate._videos(people, 13)
+        evaluate._videos(people, 13, 50)
+
+
+def test_videos_of_different_people_come_first():
+    parts = archive.render_archive(4, 3, 32, seed=3, num_workers=0)
+    people = archive.make_archive(
+        parts.frames,
+        parts.landmarks,
+        parts.frames_per_video,
+        list("abcd"),
+        ["x", "x", "y", "x"],
+    )
+    assert evaluate._videos(people, 2, 50) == [0, 2, 1, 3]
+    assert evaluate._videos(people, 2, 2) == [0, 2]
