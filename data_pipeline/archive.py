@@ -13,7 +13,7 @@ import os
 import pathlib
 import zipfile
 import zlib
-from collections.abc import Collection, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
 
 import numpy as np
 
@@ -242,15 +242,20 @@ def render_archive(
     seed: int = 0,
     num_workers: int | None = None,
     style: RasterStyle = _STYLE,
+    on_progress: Callable[[int], None] = lambda done: None,
 ) -> Archive:
     """Renders synthetic people, one video each, in parallel processes.
 
     The same arguments give the same archive, whatever the number of workers.
+    `on_progress` is called with the number of videos done.
     """
     if num_workers is None:
         num_workers = workers.default_workers()
     tasks = [(v, seed, frames_per_video, size) for v in range(num_videos)]
-    rendered = dict(workers.run_tasks(_render, tasks, min(num_workers, num_videos)))
+    rendered = {}
+    for task, result in workers.run_tasks(_render, tasks, min(num_workers, num_videos)):
+        rendered[task] = result
+        on_progress(len(rendered))
     results = [rendered[task] for task in tasks]
     for result in results:
         if isinstance(result, workers.Failure):

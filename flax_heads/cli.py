@@ -51,6 +51,9 @@ def _parser() -> argparse.ArgumentParser:
     p.add_argument("--frames-per-video", type=int, default=64, help="0 = all")
     p.add_argument("--workers", type=int, help="processes; default: one per core")
     p.add_argument("--test-fraction", type=float, default=0.1, help="of the people")
+    p.add_argument(
+        "--test-identities", nargs="+", default=[], help="instead of the fraction"
+    )
     p.add_argument("--runner", help="let this Beam runner do the work")
 
     command("train", None, "Meta-training: --config=FILE.py --workdir=DIR; resumes.")
@@ -111,6 +114,7 @@ def _prepare(arguments) -> None:
         workers=arguments.workers,
         runner=arguments.runner,
         test_fraction=arguments.test_fraction,
+        test_identities=arguments.test_identities,
     )
 
 

@@ -13,7 +13,7 @@ from ml_collections import ConfigDict
 from data_pipeline.archive import Archive, load_archive, render_archive
 from data_pipeline.errors import InputError
 from flax_heads import recipe
-from flax_heads.console import log
+from flax_heads.console import progress
 
 # Synthetic people kept aside have seeds that no training set reaches.
 _HELD_OUT_SEED = 1_000_000
@@ -101,8 +101,10 @@ def _synthetic(config, workdir):
         style=recipe.raster_style(config),
     )
     if not path.exists():
-        log.info("rendering %d synthetic people", config.data.num_videos)
-        render(config.data.num_videos, seed=config.seed).save(path)
+        with progress("rendering people", config.data.num_videos) as show:
+            render(config.data.num_videos, seed=config.seed, on_progress=show).save(
+                path
+            )
     # From the file, not from memory: JPEG changes the frames, and a resumed run must
     # see the same ones.
     train = load_archive(path)
