@@ -153,7 +153,8 @@ def _prepare_here(videos, settings, data_dir, num_workers, console) -> dict[str,
     if kept:
         # TFDS replaces `import` while it loads; the progress bar's thread, which imports
         # as it draws, must not run then.
-        importlib.import_module("data_pipeline.talking_heads_dataset_builder")
+        with _without_chatter():
+            importlib.import_module("data_pipeline.talking_heads_dataset_builder")
         with _progress(console) as progress:
             bar = progress.add_task("Packing", total=len(kept))
             advance = functools.partial(progress.advance, bar)
@@ -225,35 +226,44 @@ def _load_examples(paths, advance) -> Iterator[tuple[str, dict[str, Any]]]:
 
 def _build(data_dir, settings, download_config=None, **kwargs) -> None:
     """Runs the TFDS builder, without its chatter."""
-    disabled = logging.root.manager.disable
     downloads = data_dir / "downloads"  # TFDS makes it, though it downloads nothing
     had_downloads = downloads.exists()
-    logging.disable(logging.WARNING)
     try:
-        import tensorflow_datasets as tfds
+        with _without_chatter():
+            import tensorflow_datasets as tfds
 
-        from data_pipeline import input_pipeline
-        from data_pipeline.talking_heads_dataset_builder import (
-            HeadsConfig,
-            TalkingHeads,
-        )
+            from data_pipeline import input_pipeline
+            from data_pipeline.talking_heads_dataset_builder import (
+                HeadsConfig,
+                TalkingHeads,
+            )
 
-        tfds.disable_progress_bar()
-        name = f"{settings.layout}_{settings.size}"
-        config = HeadsConfig(name=name, settings=settings, **kwargs)
-        with contextlib.redirect_stdout(io.StringIO()):
-            builder = TalkingHeads(data_dir=data_dir, config=config)
-            builder.download_and_prepare(download_config=download_config)
-        input_pipeline.write_indexes(builder.data_dir)
+            tfds.disable_progress_bar()
+            name = f"{settings.layout}_{settings.size}"
+            config = HeadsConfig(name=name, settings=settings, **kwargs)
+            with contextlib.redirect_stdout(io.StringIO()):
+                builder = TalkingHeads(data_dir=data_dir, config=config)
+                builder.download_and_prepare(download_config=download_config)
+            input_pipeline.write_indexes(builder.data_dir)
     except OSError as error:
         raise InputError(
             f"{data_dir}: the dataset cannot be written ({error}); make room and run "
             "the same command again"
         ) from error
     finally:
-        logging.disable(disabled)
         if not had_downloads:
             shutil.rmtree(downloads, ignore_errors=True)
+
+
+@contextlib.contextmanager
+def _without_chatter():
+    """Keeps the libraries' log lines below errors to themselves."""
+    disabled = logging.root.manager.disable
+    logging.disable(logging.WARNING)
+    try:
+        yield
+    finally:
+        logging.disable(disabled)
 
 
 def _prepare_with_beam(

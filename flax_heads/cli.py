@@ -138,10 +138,10 @@ def _track(arguments) -> None:
 
 def _finetune(arguments) -> None:
     from data_pipeline.people import load_person
-    from flax_heads.console import progress, set_up_jax
+    from flax_heads.console import progress, set_up
     from flax_heads.meta_model import fine_tune, load_model
 
-    set_up_jax()
+    set_up()
     model = load_model(arguments.model)
     person = load_person(arguments.photos, model.size, arguments.frames_per_clip)
     iterations = arguments.iterations
@@ -162,10 +162,10 @@ def _finetune(arguments) -> None:
 
 def _animate(arguments) -> None:
     from flax_heads.animate import drive
-    from flax_heads.console import set_up_jax, staged_progress
+    from flax_heads.console import set_up, staged_progress
     from flax_heads.talking_head import TalkingHead
 
-    set_up_jax()
+    set_up()
     head = TalkingHead.load(arguments.head)
     with staged_progress() as show:
         counts = drive(
@@ -184,11 +184,10 @@ def _animate(arguments) -> None:
 
 
 def _evaluate(arguments) -> None:
-    from flax_heads.console import set_up_jax, set_up_logging
+    from flax_heads.console import set_up
     from flax_heads.evaluate import evaluate_held_out
 
-    set_up_jax()
-    set_up_logging()
+    set_up()
     evaluate_held_out(
         arguments.model,
         arguments.output,
@@ -201,11 +200,10 @@ def _evaluate(arguments) -> None:
 
 
 def _demo(arguments) -> None:
-    from flax_heads.console import set_up_jax, set_up_logging
+    from flax_heads.console import set_up
     from flax_heads.demo import run_demo
 
-    set_up_jax()
-    set_up_logging()
+    set_up()
     run_demo(arguments.output, arguments.photo, arguments.steps)
 
 

@@ -26,7 +26,13 @@ log = logging.getLogger("flax_heads")
 _console = Console(stderr=True, soft_wrap=True)
 
 
-def set_up_logging() -> None:
+def set_up() -> None:
+    """What every command does first: logging, and a cache of compiled programs."""
+    _set_up_logging()
+    _set_up_jax()
+
+
+def _set_up_logging() -> None:
     """Shows this project's log lines; of its libraries only errors."""
     absl_logging.set_verbosity(absl_logging.ERROR)
     if not log.handlers:
@@ -36,7 +42,7 @@ def set_up_logging() -> None:
         log.propagate = False
 
 
-def set_up_jax() -> None:
+def _set_up_jax() -> None:
     """Keeps compiled programs between runs, in the user's cache folder."""
     cache = os.environ.get("XDG_CACHE_HOME") or pathlib.Path.home() / ".cache"
     folder = pathlib.Path(cache) / "flax_heads" / "xla"

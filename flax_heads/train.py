@@ -21,7 +21,7 @@ from ml_collections import ConfigDict, config_flags
 
 from data_pipeline.errors import InputError
 from flax_heads import checkpoints, parallel, recipe
-from flax_heads.console import log, progress, set_up_jax, set_up_logging
+from flax_heads.console import log, progress, set_up
 from flax_heads.figures import contact_sheet
 from flax_heads.losses import mean_l1
 from flax_heads.meta_learning import embed, generate, project
@@ -239,8 +239,7 @@ def run(argv: list[str]) -> int:
             "[--config.FIELD=VALUE ...]",
             "arguments",
         ) from error
-    set_up_logging()
-    set_up_jax()
+    set_up()
     train(config, workdir)
     return 0
 

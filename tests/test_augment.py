@@ -1,0 +1,66 @@
+"""Warped copies of a photo: pixels and landmarks move together."""
+
+import numpy as np
+
+from data_pipeline import geometry, synthetic
+from data_pipeline.augment import _warp, augment, augment_all
+
+PHOTO, LANDMARKS = (
+    part[0]
+    for part in synthetic.render(
+        synthetic.sample_identity(3), synthetic.neutral_motion(), 96
+    )
+)
+
+
+def test_same_seed_same_pictures():
+    a, b, c = (augment(PHOTO, LANDMARKS, 3, seed) for seed in (1, 1, 2))
+    np.testing.assert_array_equal(a[0], b[0])
+    np.testing.assert_array_equal(a[1], b[1])
+    assert (a[0] != c[0]).any()
+    assert a[0].shape == (3, 96, 96, 3) and a[0].dtype == np.uint8
+    assert a[1].shape == (3, 68, 2) and a[1].dtype == np.float32
+
+
+def test_landmarks_stay_on_what_they_mark():
+    """A dot painted on the nose's tip is found where the new landmark says."""
+    marked = np.zeros_like(PHOTO)
+    x, y = np.round(LANDMARKS[30]).astype(int)
+    marked[y - 1 : y + 2, x - 1 : x + 2] = 255
+    painted = LANDMARKS.copy()
+    painted[30] = (x, y)
+    photos, points = augment(marked, painted, 8, seed=0)
+    ys, xs = np.mgrid[:96, :96]
+    for photo, new in zip(photos, points):
+        mass = photo[..., 0].astype(float)
+        found = np.array([(mass * xs).sum(), (mass * ys).sum()]) / mass.sum()
+        assert np.abs(found - new[30]).max() < 1.5
+
+
+def test_no_motion_is_the_photo_itself():
+    still = np.array([[1.0, 0, 0], [0, 1, 0]])
+    same = _warp(PHOTO, LANDMARKS, LANDMARKS, still)
+    assert np.abs(same.astype(int) - PHOTO).max() <= 1
+
+
+def test_poses_vary_and_stay_plausible():
+    _, points = augment(PHOTO, LANDMARKS, 16, seed=0)
+    eyes = geometry.inter_ocular(points)
+    assert eyes.std() > 0.5
+    assert (eyes > 0.6 * geometry.inter_ocular(LANDMARKS)).all()
+    assert np.isfinite(points).all() and (np.abs(points - 48) < 96).all()
+
+
+def test_photos_are_a_quarter_of_the_whole():
+    photos = np.stack([PHOTO, PHOTO[:, ::-1]])
+    landmarks = np.stack([LANDMARKS, LANDMARKS])
+    pictures, points = augment_all(photos, landmarks, 12, seed=0)
+    assert len(pictures) == len(points) == 16
+    originals = [(p == photos).all((1, 2, 3)).any() for p in pictures]
+    assert sum(originals) == 4
+
+
+def test_none_wanted_none_made():
+    photos, landmarks = PHOTO[None], LANDMARKS[None]
+    pictures, points = augment_all(photos, landmarks, 0, seed=0)
+    assert pictures is photos and points is landmarks
