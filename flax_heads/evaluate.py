@@ -64,6 +64,9 @@ def evaluate_held_out(
     videos = _videos(people, max(shots) + num_frames, num_videos)
     output = pathlib.Path(output)
     output.mkdir(parents=True, exist_ok=True)
+    iterations = num_iterations
+    if iterations is None:
+        iterations = model.config.fine_tune.num_iterations
     rows = []
     for t in shots:
         scores: dict[str, list] = {}
@@ -73,7 +76,7 @@ def evaluate_held_out(
                 sources, targets = _split(
                     people, video, t, max(shots), num_frames, seed
                 )
-                drawn = _methods(model, people, sources, targets, num_iterations)
+                drawn = _methods(model, people, sources, targets, iterations)
                 for name, frames in drawn.items():
                     scores.setdefault(name, []).append(
                         score(frames, people.frames[targets], people.landmarks[targets])
@@ -84,13 +87,14 @@ def evaluate_held_out(
                     for name, frames in shown.items():
                         sheet.setdefault(name, []).append(frames[0])
                 show(done)
+                log.info("T=%d: %d of %d videos", t, done, len(videos))
         for name, per_video in scores.items():
             means = np.nanmean(np.array(per_video), 0)
             keys = ("l1", "landmark_error", "no_face")
             rows.append({"shots": t, "method": name, **dict(zip(keys, means.tolist()))})
         picture = contact_sheet({name: np.stack(fs) for name, fs in sheet.items()})
         Image.fromarray(picture).save(output / f"people_T{t}.png")
-    _write_report(output, rows, model, len(videos), num_frames, num_iterations, seed)
+        _write_report(output, rows, model, len(videos), num_frames, iterations, seed)
     return rows
 
 
@@ -145,14 +149,14 @@ def _split(people, video, t, largest, num_frames, seed):
 
 
 def _methods(
-    model: MetaModel, people: Archive, sources, targets, num_iterations
+    model: MetaModel, people: Archive, sources, targets, iterations
 ) -> dict[str, np.ndarray]:
     """Each method's frames for the targets, uint8 [F, H, W, 3]."""
     photos, points = people.frames[sources], people.landmarks[sources]
     wanted = people.landmarks[targets]
     nearest = np.square(wanted[:, None] - points[None]).sum((2, 3)).argmin(1)
     forward = fine_tune(model, photos, points, num_iterations=0)
-    tuned = fine_tune(model, photos, points, num_iterations=num_iterations)
+    tuned = fine_tune(model, photos, points, num_iterations=iterations)
     return {
         "first photo": np.repeat(photos[:1], len(targets), 0),
         "nearest photo": photos[nearest],
@@ -161,14 +165,14 @@ def _methods(
     }
 
 
-def _write_report(output, rows, model, num_videos, num_frames, num_iterations, seed):
+def _write_report(output, rows, model, num_videos, num_frames, iterations, seed):
     report = {
         "model": model.source,
         "step": model.step,
         "config": model.config.to_dict(),
         "videos": num_videos,
         "frames": num_videos * num_frames,
-        "iterations": num_iterations or model.config.fine_tune.num_iterations,
+        "iterations": iterations,
         "seed": seed,
         "results": rows,
     }
