@@ -19,7 +19,8 @@ def get_config(arg: str | None = None) -> ConfigDict:
         config.num_train_steps = 4
         config.update(log_every_steps=2, eval_every_steps=4, checkpoint_every_steps=2)
     elif arg == "demo":
-        config.num_train_steps = 1_000
+        config.num_train_steps = 700
+        config.fine_tune.num_iterations = 300
     elif arg:
         raise ValueError(f"synthetic.py:{arg}: expected 'demo' or 'smoke'")
     return config

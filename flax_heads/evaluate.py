@@ -89,9 +89,9 @@ def evaluate_held_out(
                 show(done)
                 log.info("T=%d: %d of %d videos", t, done, len(videos))
         for name, per_video in scores.items():
-            means = np.nanmean(np.array(per_video), 0)
-            keys = ("l1", "landmark_error", "no_face")
-            rows.append({"shots": t, "method": name, **dict(zip(keys, means.tolist()))})
+            l1, error, missing = (_mean(values) for values in zip(*per_video))
+            row = {"shots": t, "method": name, "l1": l1}
+            rows.append(row | {"landmark_error": error, "no_face": missing})
         picture = contact_sheet({name: np.stack(fs) for name, fs in sheet.items()})
         Image.fromarray(picture).save(output / f"people_T{t}.png")
         _write_report(output, rows, model, len(videos), num_frames, iterations, seed)
@@ -165,6 +165,12 @@ def _methods(
     }
 
 
+def _mean(values: Sequence[float]) -> float | None:
+    """Over the videos that have the number; None where none has."""
+    finite = [value for value in values if np.isfinite(value)]
+    return float(np.mean(finite)) if finite else None
+
+
 def _write_report(output, rows, model, num_videos, num_frames, iterations, seed):
     report = {
         "model": model.source,
@@ -184,11 +190,13 @@ def _write_report(output, rows, model, num_videos, num_frames, iterations, seed)
         "| T | method | L1 | landmark error | no face |",
         "|---|---|---|---|---|",
     ]
-    lines += [
-        f"| {r['shots']} | {r['method']} | {r['l1']:.4f} | {r['landmark_error']:.4f} "
-        f"| {r['no_face']:.1%} |"
-        for r in rows
-    ]
+    for r in rows:
+        error = r["landmark_error"]
+        shown = "-" if error is None else f"{error:.4f}"
+        lines.append(
+            f"| {r['shots']} | {r['method']} | {r['l1']:.4f} | {shown} "
+            f"| {r['no_face']:.1%} |"
+        )
     text = "\n".join(lines) + "\n"
     (output / "report.md").write_text(text)
     log.info("%s\n%s", output / "report.md", text)

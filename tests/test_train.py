@@ -17,6 +17,7 @@ import pytest
 from configs import synthetic as recipe_file
 from data_pipeline.errors import InputError
 from flax_heads import checkpoints
+from flax_heads.evaluate import evaluate_held_out
 from flax_heads.meta_model import fine_tune, load_model
 from flax_heads.train import EXIT_PREEMPTED, train
 from flax_heads.training_data import held_out_archive, open_episodes
@@ -233,6 +234,20 @@ def test_feed_forward_head_equals_the_meta_learned_generator(run):
     head = fine_tune(model, photos, landmarks, num_iterations=0)
     actual = next(head.animate(landmarks[:1])).astype(float) / 127.5 - 1
     np.testing.assert_allclose(actual, expected[0], atol=0.02)
+
+
+def test_evaluation_leaves_a_report_and_a_picture(run, tmp_path):
+    pytest.importorskip("dlib")
+    rows = evaluate_held_out(
+        run[0], tmp_path, shots=(1, 2), num_videos=1, num_frames=1, num_iterations=1
+    )
+    assert len(rows) == 8  # four methods, two T
+    report = json.loads((tmp_path / "report.json").read_text())
+    assert report["results"] == rows and report["iterations"] == 1
+    assert (tmp_path / "report.md").read_text().count("\n| ") >= 9
+    assert (tmp_path / "people_T1.png").exists() and (
+        tmp_path / "people_T2.png"
+    ).exists()
 
 
 def test_missing_checkpoint_is_one_line(tmp_path):
