@@ -108,12 +108,6 @@ def to_crop(points: np.ndarray, box: Box, size: int) -> np.ndarray:
     return ((points + 0.5 - origin) * (size / box.side) - 0.5).astype(np.float32)
 
 
-def from_crop(points: np.ndarray, box: Box, size: int) -> np.ndarray:
-    """The inverse of `to_crop`."""
-    origin = np.array([box.left, box.top])
-    return ((points + 0.5) * (box.side / size) + origin - 0.5).astype(np.float32)
-
-
 def resize_points(points: np.ndarray, size: int, new_size: int) -> np.ndarray:
     """Points [..., 2] of a square frame of `size`, in pixels of one of `new_size`."""
     return ((points + 0.5) * (new_size / size) - 0.5).astype(np.float32)

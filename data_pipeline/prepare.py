@@ -191,7 +191,7 @@ def _fill(tasks, settings, num_workers, resumed, console) -> dict[str, Counts]:
                 result = Counts()
                 result.broken(error)
             for problem in result.problems[: max(0, _SHOWN - shown)]:
-                progress.console.print(f"skipped: {problem}", markup=False)
+                progress.console.print(f"broken file: {problem}", markup=False)
             shown += len(result.problems)
             counts[video.key] = result
             progress.advance(bar)

@@ -80,6 +80,27 @@ def restore(
     return restored["state"]
 
 
+def restore_from(
+    workdir: str | pathlib.Path, target: TrainState, config: dict
+) -> TrainState:
+    """Restores the newest state of another run, which is only read: it may be alive.
+
+    Raises:
+      InputError: no checkpoint there, or as `restore`.
+    """
+    folder = pathlib.Path(workdir).resolve() / "checkpoints"
+    if folder.is_dir():
+        options = ocp.CheckpointManagerOptions(read_only=True)
+        with ocp.CheckpointManager(folder, options=options) as manager:
+            if (step := manager.latest_step()) is not None:
+                return restore(manager, step, target, config)
+    raise InputError(
+        f"{workdir}: has no checkpoint to resume from; expected the --workdir of a "
+        "training run",
+        reason="no_checkpoint",
+    )
+
+
 def config_differences(saved: dict, config: dict, prefix: str = "") -> list[str]:
     """Lines `field: saved -> now` for every binding field in which two configs differ."""
     lines = []

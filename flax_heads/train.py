@@ -182,11 +182,7 @@ def _restore_or_init(config, config_json, init, mesh, manager):
         log.info("resuming from step %d of %s", step, manager.directory)
         return checkpoints.restore(manager, step, target, config_json)
     if config.resume:
-        with checkpoints.open_manager(config.resume) as other:
-            step = other.latest_step()
-            if step is None:
-                raise InputError(f"{config.resume}: no checkpoint to resume from")
-            return checkpoints.restore(other, step, target, config_json)
+        return checkpoints.restore_from(config.resume, target, config_json)
     state = parallel.jit_init(init, mesh)
     if config.init_from:
         step, _, loaded = checkpoints.load_for_fine_tuning(config.init_from)

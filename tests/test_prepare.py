@@ -175,7 +175,7 @@ def test_a_corpus_with_broken_files_is_prepared_and_reported(corpus, tmp_path):
     assert test["dropped"]["no_face"] > 1
     assert len(report["problems"]) == 3
     assert any("id2/e/1.mp4" in problem for problem in report["problems"])
-    assert printed.count("skipped: ") == 3 and "Prepared in" in printed
+    assert printed.count("broken file: ") == 3 and "Prepared in" in printed
     assert json.loads((data_dir / "report.json").read_text()) == report
     assert sorted(p.name for p in data_dir.iterdir()) == [
         "report.json",

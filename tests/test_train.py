@@ -172,6 +172,14 @@ def test_resume_takes_another_runs_whole_state(run, tmp_path):
     _assert_same(whole, train(config, tmp_path))
 
 
+def test_resume_from_nowhere_is_refused_and_makes_nothing(run, tmp_path):
+    config = tiny_config(4)
+    config.resume = str(tmp_path / "nowhere")
+    with pytest.raises(InputError, match="nowhere: has no checkpoint"):
+        train(config, tmp_path / "run")
+    assert not (tmp_path / "nowhere").exists()
+
+
 def test_init_from_other_shapes_is_refused(run, tmp_path):
     config = tiny_config(1)
     config.model.generator.channels = (8, 24)
