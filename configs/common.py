@@ -53,7 +53,11 @@ def paper() -> ConfigDict:
                 "sum_feature_maps": False,
             },
             # Weight of each perceptual network in the content loss; 0 leaves it out.
-            "perceptual": {"face_id": 0.0},
+            "perceptual": {"vgg19": 0.0, "vggface": 0.0, "face_id": 0.0},
+            # The user's files of VGG weights, and what they were trained on where the
+            # name does not say it (README, "VGG weights").
+            "vgg19": {"path": "", "source": "auto"},
+            "vggface": {"path": "", "source": "auto"},
             "optimizer": {
                 "generator_learning_rate": 5e-5,
                 "discriminator_learning_rate": 2e-4,
@@ -76,6 +80,9 @@ def paper() -> ConfigDict:
                 "num_iterations": 40,  # optimiser updates, whatever T is
                 "batch_size": 8,
                 "ema_decay": 0.972,
+                "adversarial": True,  # L'_ADV; without it the discriminator rests
+                "random_psi": False,  # psi' from noise instead of P e
+                "random_w": False,  # w' as W begins instead of w0 + e
                 # Warped copies of the photos to train on as well; the paper's has none.
                 "augmentations": 0,
             },
@@ -115,4 +122,11 @@ def small(config: ConfigDict) -> ConfigDict:
     config.log_every_steps = 50
     config.checkpoint_every_steps = 500
     config.eval_every_steps = 500
+    return config
+
+
+def smoke(config: ConfigDict) -> ConfigDict:
+    """Four steps of a recipe, to see that everything runs."""
+    config.update(num_train_steps=4, log_every_steps=2)
+    config.update(eval_every_steps=4, checkpoint_every_steps=2)
     return config

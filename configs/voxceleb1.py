@@ -9,13 +9,10 @@ Wall time and scores: not measured. Arguments as in `voxceleb2.py`.
 
 from ml_collections import ConfigDict
 
-from configs import voxceleb2
+from configs import variants, voxceleb2
 
 _VIDEOS = 22_496
 
 
 def get_config(arg: str | None = None) -> ConfigDict:
-    config = voxceleb2.get_config(arg)
-    if arg is None:
-        config.num_train_steps = 75 * _VIDEOS // config.batch_size
-    return config
+    return variants.build(arg, voxceleb2.sizes(_VIDEOS), default="full")

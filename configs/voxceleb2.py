@@ -4,33 +4,41 @@
     python -m flax_heads.train --config=configs/voxceleb2.py --workdir=runs/vox2 \\
         --config.data.path=/data/vox2
 
-Wall time and scores: not measured. Without VGG weights the content loss is a pixel
-pyramid and dlib's face network; the paper's needs VGG19 and VGGFace.
+Wall time and scores: not measured. As it stands the content loss is a pixel pyramid and
+dlib's face network, which need no download. The paper's, with your files of VGG weights:
 
-Arguments: `:small` is a 64 px model for any prepared records, minutes on two CPU
-cores; `:smoke` runs four steps of it.
+    --config=configs/voxceleb2.py:v2 --config.vgg19.path=vgg19-dcbb9e9d.pth \\
+        --config.vggface.path=vgg_face_dag.pth
+
+Argument: a size, then variants of `variants.py`, joined by commas. `:small` is a 64 px
+model for any prepared records, minutes on two CPU cores; `:smoke` runs four steps of it.
 """
 
 from ml_collections import ConfigDict
 
-from configs import common
+from configs import common, variants
 
 _VIDEOS = 145_569
 
 
 def get_config(arg: str | None = None) -> ConfigDict:
-    config = common.paper()
-    # Stand-ins for VGG19 and VGGFace.
-    config.loss.pixel = 10.0
-    config.perceptual.face_id = 1.0
-    config.num_train_steps = 75 * _VIDEOS // config.batch_size  # 75 epochs, FT variant
-    if arg in ("small", "smoke"):
-        config = common.small(config)
-        config.perceptual.face_id = 0.0
+    return variants.build(arg, sizes(_VIDEOS), default="full")
+
+
+def sizes(num_videos: int):
+    """The sizes of a recipe for a corpus of so many videos."""
+
+    def full() -> ConfigDict:
+        config = common.paper()
+        # Stand-ins for VGG19 and VGGFace.
+        config.loss.pixel = 10.0
+        config.perceptual.face_id = 1.0
+        config.num_train_steps = 75 * num_videos // config.batch_size  # 75 epochs
+        return config
+
+    def small() -> ConfigDict:
+        config = common.small(common.paper())
         config.num_train_steps = 6_000
-    if arg == "smoke":
-        config.update(num_train_steps=4, log_every_steps=2)
-        config.update(eval_every_steps=4, checkpoint_every_steps=2)
-    elif arg not in (None, "small"):
-        raise ValueError(f"voxceleb2.py:{arg}: expected 'small' or 'smoke'")
-    return config
+        return config
+
+    return {"full": full, "small": small, "smoke": lambda: common.smoke(small())}

@@ -12,6 +12,7 @@ import numpy as np
 from flax import struct
 
 from flax_heads import losses, spectral
+from flax_heads.discriminator import embedding_init
 from flax_heads.meta_learning import Batch, Metrics, embed, generate, project
 from flax_heads.objectives import (
     LossWeights,
@@ -51,6 +52,10 @@ def personalize(
     rasters: jax.Array,
     generator_adam: Adam,
     discriminator_adam: Adam,
+    *,
+    key: jax.Array,
+    random_psi: bool = False,
+    random_w: bool = False,
 ) -> FineTuneState:
     """Starts a person from the meta-learned networks: psi' = P e, w' = w0 + e (eq. 7, 8).
 
@@ -62,15 +67,23 @@ def personalize(
       discriminator_params, discriminator_vectors: meta-learned V with w0 and b.
       photos, rasters: uint8 [T, H, W, 3].
       generator_adam, discriminator_adam: the optimisers.
+      key: of the random starts.
+      random_psi: an ablation of the paper: psi' starts as standard normal noise.
+      random_w: the same for w': w0 plus a vector as those that W begins with.
     """
     normalized = spectral.normalize(params, vectors)
     embedding = embed(
         networks, normalized, to_unit_range(photos)[None], to_unit_range(rasters)[None]
     )  # [1, N]
     psi = project(networks, normalized, embedding)[0]  # [P]
+    if random_psi:
+        psi = jax.random.normal(jax.random.fold_in(key, 0), psi.shape)
+    start_of_w = embedding[0]  # [N]
+    if random_w:
+        start_of_w = embedding_init(jax.random.fold_in(key, 1), start_of_w.shape)
     generator = {"generator": params["generator"], "psi": psi}
     discriminator = dict(discriminator_params)
-    discriminator["w0"] = discriminator["w0"] + embedding[0]
+    discriminator["w0"] = discriminator["w0"] + start_of_w
     kept = {
         path: pair for path, pair in vectors.items() if path.startswith("generator/")
     }
@@ -97,8 +110,11 @@ def make_fine_tune_step(
     """Builds `(state, batch) -> (state, metrics)` over "frames" and "rasters".
 
     As `make_meta_step`, without E, P and L_MCH: L_CNT + L'_ADV move G and psi', then
-    L'_DSC moves theta, w' and b. Batch images are uint8 [B, H, W, 3].
+    L'_DSC moves theta, w' and b. Batch images are uint8 [B, H, W, 3]. Where no term of
+    `weights` asks the discriminator (the paper's ablation without L'_ADV), it rests.
     """
+    if not (weights.adversarial or weights.feature_matching):
+        discriminator_updates = 0
 
     def fine_tune_step(state, batch):
         real = to_unit_range(batch["frames"])
@@ -113,7 +129,7 @@ def make_fine_tune_step(
 
         fake, pull_back = jax.vjp(forward, state.generator.params)
 
-        discriminator = state.discriminator
+        discriminator, d_metrics = state.discriminator, {}
         for _ in range(discriminator_updates):
             (d_loss, scores), gradients = jax.value_and_grad(
                 functools.partial(discriminator_objective, networks.discriminator),
@@ -127,6 +143,7 @@ def make_fine_tune_step(
                 rasters,
             )
             discriminator = discriminator.updated(gradients, discriminator_adam)
+            d_metrics = {"loss/discriminator": d_loss, **scores}
 
         variables = {"params": discriminator.normalized()}
 
@@ -144,7 +161,7 @@ def make_fine_tune_step(
         (gradients,) = pull_back(fake_grads)
         generator = state.generator.updated(gradients, generator_adam)
         metrics = {f"loss/{name}": value for name, value in terms.items()}
-        metrics |= {"loss/discriminator": d_loss, **scores}
+        metrics |= d_metrics
         metrics["l1"] = losses.mean_l1(fake, real) / 2  # of frames in [0, 1]
         ema = update_ema(state.ema, generator.params, ema_decay, state.step)
         return FineTuneState(state.step + 1, generator, discriminator, ema), metrics

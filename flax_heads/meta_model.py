@@ -67,11 +67,16 @@ class MetaModel:
             self.networks,
             generator_adam=adams[0],
             discriminator_adam=adams[1],
+            random_psi=config.fine_tune.random_psi,
+            random_w=config.fine_tune.random_w,
         )
+        weights = recipe.loss_weights(config)
+        if not config.fine_tune.adversarial:
+            weights = dataclasses.replace(weights, adversarial=0, feature_matching=0)
         step = make_fine_tune_step(
             self.networks,
             *adams,
-            recipe.loss_weights(config),
+            weights,
             recipe.perceptual(config),
             discriminator_updates=config.optimizer.discriminator_updates,
             ema_decay=config.fine_tune.ema_decay,
@@ -129,7 +134,7 @@ def fine_tune(
       landmarks: float [T, 68, 2] in pixels of the photos.
       num_iterations: optimiser updates; the model's config says by default. 0 is the
         feed-forward variant: psi is P e, and nothing is trained.
-      seed: of the order in which the photos are visited.
+      seed: of the order in which the photos are visited, and of random starts.
       on_progress: called with the iterations done and the last metrics.
 
     Returns:
@@ -147,6 +152,7 @@ def fine_tune(
         model.discriminator_vectors,
         photos,
         rasters,
+        key=jax.random.key(seed),
     )
     pictures, points = augment_all(
         photos, landmarks, config.fine_tune.augmentations if num_iterations else 0, seed

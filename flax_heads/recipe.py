@@ -12,6 +12,8 @@ from typing import Any
 import jax
 from ml_collections import ConfigDict
 
+from configs import common
+from data_pipeline.errors import InputError
 from data_pipeline.raster import RasterStyle
 from flax_heads import face_id
 from flax_heads.meta_learning import Batch, make_meta_step
@@ -38,13 +40,39 @@ def loss_weights(config: ConfigDict) -> LossWeights:
 
 
 def perceptual(config: ConfigDict) -> list[PerceptualNetwork]:
-    """The content loss's networks whose weight is not zero."""
+    """The content loss's networks whose weight is not zero.
+
+    Raises:
+      InputError: no file for a VGG network whose weight is not zero, or a wrong one.
+    """
     chosen = []
-    if config.perceptual.face_id:
-        weight = config.perceptual.face_id
-        apply, variables = face_id.as_perceptual(face_id.load_weights())
-        chosen.append(PerceptualNetwork("face_id", weight, apply, variables))
+    for name, weight in config.perceptual.items():
+        if weight:
+            apply, variables = _PERCEPTUAL[name](config)
+            chosen.append(PerceptualNetwork(name, weight, apply, variables))
     return chosen
+
+
+def _load_vgg(name: str, config: ConfigDict):
+    from flax_heads import perceptual as vgg
+
+    load = {"vgg19": vgg.load_vgg19, "vggface": vgg.load_vggface}[name]
+    path, source = config[name].path, config[name].source
+    if not path:
+        raise InputError(
+            f"perceptual.{name} is {config.perceptual[name]:g}, but no file of its "
+            f"weights is named: give --config.{name}.path=FILE (README, 'VGG weights'), "
+            f"or leave it out by --config.perceptual.{name}=0",
+            reason="missing_weights",
+        )
+    return vgg.as_perceptual(load(path, source))
+
+
+_PERCEPTUAL = {
+    "vgg19": lambda config: _load_vgg("vgg19", config),
+    "vggface": lambda config: _load_vgg("vggface", config),
+    "face_id": lambda _: face_id.as_perceptual(face_id.load_weights()),
+}
 
 
 def new_state(config: ConfigDict, num_videos: int) -> TrainState:
@@ -82,7 +110,10 @@ def as_json(config: ConfigDict) -> dict[str, Any]:
 
 
 def from_json(values: dict[str, Any]) -> ConfigDict:
-    return ConfigDict(values)
+    """A config as it was saved; fields it did not know yet have their defaults."""
+    config = common.paper()
+    config.update(values)
+    return config
 
 
 def content_terms(config: ConfigDict) -> str:

@@ -1,6 +1,7 @@
 """Few-shot learning of one person, and the talking head that comes of it."""
 
 import dataclasses
+import functools
 import json
 
 import jax
@@ -25,20 +26,23 @@ def start():
     state = tiny.new_state()
     batch = tiny.make_batch(batch_size=1, num_support=3)
     photos, rasters = batch["support_frames"][0], batch["support_rasters"][0]
-    person = jax.jit(
-        lambda: fine_tuning.personalize(
-            tiny.NETWORKS,
-            state.ema,
-            state.generator.vectors,
-            state.discriminator.params,
-            state.discriminator.vectors,
-            photos,
-            rasters,
-            ADAM,
-            ADAM,
-        )
-    )()
-    return state, photos, rasters, person
+    return state, photos, rasters, _personalize(state, photos, rasters)
+
+
+def _personalize(state, photos, rasters, **options):
+    start = functools.partial(
+        fine_tuning.personalize, tiny.NETWORKS, key=jax.random.key(0), **options
+    )
+    return jax.jit(start, static_argnums=(6, 7))(
+        state.ema,
+        state.generator.vectors,
+        state.discriminator.params,
+        state.discriminator.vectors,
+        photos,
+        rasters,
+        ADAM,
+        ADAM,
+    )
 
 
 def _advance(weights=tiny.WEIGHTS, batch_size=8):
@@ -105,12 +109,29 @@ def test_same_seed_same_person(start):
     assert tiny.largest_change(runs[0].ema, runs[2].ema) > 0
 
 
-def test_without_adversarial_terms_the_discriminator_still_learns(start):
-    """The paper's ablation: no L'_ADV. D moves, G does not hear of it."""
+def test_random_starts_replace_psi_or_w_and_nothing_else(start):
+    """Two ablations of the paper: its person-specific parts not from the embedding."""
+    meta, photos, rasters, person = start
+    psi, w = person.generator.params["psi"], person.discriminator.params["w0"]
+    noise = _personalize(meta, photos, rasters, random_psi=True)
+    assert np.std(noise.generator.params["psi"]) == pytest.approx(1, rel=0.3)
+    assert np.abs(noise.generator.params["psi"] - psi).max() > 0.5
+    np.testing.assert_array_equal(noise.discriminator.params["w0"], w)
+    other_w = _personalize(meta, photos, rasters, random_w=True)
+    np.testing.assert_array_equal(other_w.generator.params["psi"], psi)
+    drawn = other_w.discriminator.params["w0"] - meta.discriminator.params["w0"]
+    assert 0.01 < np.std(drawn) and np.abs(drawn).max() <= 0.1
+
+
+def test_without_adversarial_terms_the_discriminator_rests(start):
+    """The paper's ablation: no L'_ADV. The content loss alone moves G and psi'."""
     _, photos, rasters, person = start
     weights = LossWeights(pixel=10.0, adversarial=0.0, feature_matching=0.0)
-    _, metrics = _advance(weights)(_copy(person), photos, rasters, jax.random.key(0))
-    assert "loss/adversarial" not in metrics and "loss/discriminator" in metrics
+    before = _copy(person)
+    after, metrics = _advance(weights)(before, photos, rasters, jax.random.key(0))
+    assert set(metrics) == {"loss/content", "l1"}
+    assert tiny.largest_change(after.discriminator, person.discriminator) == 0
+    assert tiny.largest_change(after.generator.params, person.generator.params) > 0
 
 
 @pytest.fixture
