@@ -38,7 +38,7 @@ $(VENV)/.ready: setup.cfg pyproject.toml
 	$(PYTHON) -m venv $(VENV)
 	$(BIN)/python -m pip install --quiet --upgrade pip
 	@echo "Installing jax, flax, TensorFlow, dlib, PyAV and the tools ..."
-	$(BIN)/python -m pip install --quiet --editable '.[data,demo,dev]'
+	$(BIN)/python -m pip install --quiet --editable '.[data,demo,eval,dev]'
 	@touch $@
 
 clean:

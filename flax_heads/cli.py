@@ -23,7 +23,12 @@ def main(argv: list[str] | None = None) -> int:
             from flax_heads import train
 
             return train.run(["flax-heads train", *argv[1:]])
-        arguments = _parser().parse_args(argv)
+        arguments, rest = _parser().parse_known_args(argv)
+        if argv[:1] == ["sweep"]:  # passes the config's fields on to the training
+            arguments.train_flags = [a for a in rest if a.startswith("--config.")]
+            rest = [a for a in rest if not a.startswith("--config.")]
+        if rest:
+            _parser().error(f"unrecognized arguments: {' '.join(rest)}")
         return arguments.run(arguments) or 0
     except InputError as error:
         print(f"flax-heads: {error}", file=sys.stderr)
@@ -88,18 +93,51 @@ def _parser() -> argparse.ArgumentParser:
 
     p = command("evaluate", _evaluate, "Self-reenactment of held-out people.")
     p.add_argument("--model", required=True, help="workdir of a meta-training run")
-    p.add_argument("--data-dir", help="prepared data; default: the model's own")
-    p.add_argument("--shots", type=int, nargs="+", default=[1, 8], help="T")
-    p.add_argument("--videos", type=int, default=50, help="at most so many")
-    p.add_argument("--frames", type=int, default=32, help="hold-out frames a video")
-    p.add_argument("--iterations", type=int)
     p.add_argument("--output", "-o", required=True, help="folder of the report")
+    _add_evaluation_flags(p)
+    p.add_argument("--ff-model", help="workdir of a run of the FF variant")
+    p.add_argument(
+        "--fine-tune",
+        nargs="+",
+        default=[],
+        metavar="FIELD=VALUE",
+        help="instead of the config's fine_tune fields, e.g. num_iterations=80",
+    )
+
+    p = command("sweep", _sweep, "Variants of a recipe: trained, evaluated, compared.")
+    p.add_argument("--config", required=True, help="e.g. configs/voxceleb2.py:small")
+    p.add_argument(
+        "--sweep",
+        required=True,
+        nargs="+",
+        metavar="VARIANT",
+        help="'base', names of configs/variants.py, or field=value; commas combine",
+    )
+    p.add_argument("--workdir", required=True, help="gets a folder for each variant")
+    p.add_argument(
+        "--print-commands", action="store_true", help="for a cluster; runs nothing"
+    )
+    _add_evaluation_flags(p)
 
     p = command("demo", _demo, "Train small, bring one photograph to life.")
     p.add_argument("--output", "-o", default="demo_output")
     p.add_argument("--photo", help="default: scikit-image's portrait")
     p.add_argument("--steps", type=int, help="of meta-training")
     return parser
+
+
+def _add_evaluation_flags(p) -> None:
+    p.add_argument("--data-dir", help="prepared data; default: the model's own")
+    p.add_argument("--shots", type=int, nargs="+", default=[1, 8, 32], help="T")
+    p.add_argument("--variants", nargs="+", choices=("ff", "ft"), default=["ff", "ft"])
+    p.add_argument("--videos", type=int, default=50, help="at most so many")
+    p.add_argument("--frames", type=int, default=32, help="hold-out frames a video")
+    p.add_argument("--seed", type=int, default=0)
+    p.add_argument("--arcface", metavar="ONNX", help="file of a face recogniser")
+    p.add_argument("--inception", metavar="FILE", help="pytorch-fid's weights, for FID")
+    p.add_argument(
+        "--lpips", nargs=2, metavar=("ALEXNET", "LINEAR"), help="files of weights"
+    )
 
 
 def _prepare(arguments) -> None:
@@ -186,6 +224,7 @@ def _animate(arguments) -> None:
 def _evaluate(arguments) -> None:
     from flax_heads.console import set_up
     from flax_heads.evaluate import evaluate_held_out
+    from flax_heads.scores import make_judges
 
     set_up()
     evaluate_held_out(
@@ -193,10 +232,44 @@ def _evaluate(arguments) -> None:
         arguments.output,
         data_dir=arguments.data_dir,
         shots=arguments.shots,
+        variants=arguments.variants,
+        ff_model=arguments.ff_model,
         num_videos=arguments.videos,
         num_frames=arguments.frames,
-        num_iterations=arguments.iterations,
+        fine_tune_fields=arguments.fine_tune,
+        judges=make_judges(arguments.arcface, arguments.inception, arguments.lpips),
+        seed=arguments.seed,
     )
+    report = pathlib.Path(arguments.output, "report.md")
+    print(f"{report.read_text()}\nsee {report} and the pictures beside it")
+
+
+def _sweep(arguments) -> int:
+    from flax_heads import sweep
+    from flax_heads.console import set_up
+
+    set_up()
+    flags = [f"--videos={arguments.videos}", f"--frames={arguments.frames}"]
+    flags += [f"--seed={arguments.seed}", "--variants", *arguments.variants]
+    flags += ["--shots", *map(str, arguments.shots)]
+    for name in ("data_dir", "arcface", "inception"):
+        if value := getattr(arguments, name):
+            flags.append(f"--{name.replace('_', '-')}={value}")
+    if arguments.lpips:
+        flags += ["--lpips", *arguments.lpips]
+    runs = sweep.plan(
+        arguments.config,
+        arguments.sweep,
+        arguments.workdir,
+        arguments.train_flags,
+        flags,
+    )
+    if arguments.print_commands:
+        print(sweep.shell([command for r in runs for command in (r.train, r.evaluate)]))
+        return 0
+    code = sweep.run(runs, arguments.workdir)
+    print(sweep.table(runs))
+    return code
 
 
 def _demo(arguments) -> None:

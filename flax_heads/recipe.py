@@ -22,7 +22,15 @@ from flax_heads.state import Adam, Networks, TrainState, init_state, make_networ
 
 
 def networks(config: ConfigDict) -> Networks:
-    return make_networks(**config.model.to_dict())
+    """The modules of a config.
+
+    Raises:
+      InputError: fields that do not fit each other.
+    """
+    try:
+        return make_networks(**config.model.to_dict())
+    except (TypeError, ValueError) as error:
+        raise InputError(f"config.model: {error}", reason="config") from error
 
 
 def adams(config: ConfigDict, section: str = "optimizer") -> tuple[Adam, Adam]:

@@ -1,4 +1,7 @@
-"""The scores of self-reenactment: exact on what is known exactly."""
+"""The evaluation: its protocol, its report, and that truth scores as truth."""
+
+import json
+import shutil
 
 import numpy as np
 import pytest
@@ -7,7 +10,15 @@ pytest.importorskip("dlib")
 
 from data_pipeline import archive, synthetic
 from data_pipeline.errors import InputError
-from flax_heads import evaluate
+from flax_heads import evaluate, evaluation_report, scores
+
+SETTINGS = {
+    "model": {"path": "runs/a", "step": 7},
+    "data": {"videos": ["v0", "v1"], "identities": ["a", "b"]},
+    "size": 64,
+    "shots": [1, 8],
+    "frames_per_video": 4,
+}
 
 
 @pytest.fixture(scope="module")
@@ -15,44 +26,66 @@ def people():
     return archive.render_archive(2, 12, 128, seed=3, num_workers=0)
 
 
-def test_truth_scores_as_truth():
+@pytest.fixture(scope="module")
+def judges():
+    return scores.make_judges()
+
+
+def test_truth_scores_as_truth(judges):
     motion = synthetic.sample_motion(4, 4, "talk")
-    frames, landmarks = synthetic.render(synthetic.sample_identity(4), motion, 128)
-    l1, error, missing = evaluate.score(frames, frames, landmarks)
-    assert l1 == 0 and missing == 0
-    assert error < 0.1  # the detector's own disagreement with the exact points
+    frames, landmarks = synthetic.render(synthetic.sample_identity(4), motion, 192)
+    truth = scores.describe(frames, landmarks, judges)
+    values, features, _ = scores.score_video(frames, frames, landmarks, truth, judges)
+    assert (values["l1"] == 0).all() and (values["flicker"] == 0).all()
+    np.testing.assert_allclose(values["ssim"], 1, atol=1e-5)
+    np.testing.assert_allclose(values["ms_ssim"], 1, atol=1e-5)
+    # Aligned by detected points, where the truth is by exact ones: nearly the same.
+    assert (values["csim_dlib"] > 0.97).all()
+    assert (values["no_face"] == 0).all() and values["nme"].max() < 0.1
 
 
-def test_another_pose_has_a_larger_landmark_error():
-    identity = synthetic.sample_identity(4)
-    still = synthetic.neutral_motion(2)
-    turned = still | {"yaw": np.float32([0.4, 0.4])}
+def test_another_pose_and_another_person_score_worse(judges):
+    identity, other = (synthetic.sample_identity(i) for i in (4, 11))
+    still = synthetic.neutral_motion(3)
+    turned = still | {"yaw": np.full(3, 0.4, np.float32)}
     frames, landmarks = synthetic.render(identity, still, 128)
-    others, _ = synthetic.render(identity, turned, 128)
-    right = evaluate.score(frames, frames, landmarks)
-    wrong = evaluate.score(others, frames, landmarks)
-    assert wrong[1] > 2 * right[1] and wrong[0] > 0
+    truth = scores.describe(frames, landmarks, judges)
+
+    def mean(drawn):
+        values, *_ = scores.score_video(drawn, frames, landmarks, truth, judges)
+        return {name: np.mean(v) for name, v in values.items()}
+
+    right = mean(frames)
+    pose = mean(synthetic.render(identity, turned, 128)[0])
+    person = mean(synthetic.render(other, still, 128)[0])
+    assert pose["nme"] > 2 * right["nme"] and pose["ssim"] < right["ssim"]
+    assert person["csim_dlib"] < right["csim_dlib"] - 0.02
 
 
-def test_frames_without_a_face_are_counted_not_scored():
-    landmarks = np.zeros((3, 68, 2), np.float32)
+def test_frames_without_a_face_are_counted_not_scored(judges):
+    landmarks = synthetic.render(
+        synthetic.sample_identity(1), synthetic.neutral_motion(3), 64
+    )[1]
     grey = np.full((3, 64, 64, 3), 128, np.uint8)
-    l1, error, missing = evaluate.score(grey, grey + np.uint8(51), landmarks)
-    assert l1 == pytest.approx(0.2)
-    assert np.isnan(error) and missing == 1
+    truth = scores.describe(grey, landmarks, judges)
+    values, *_ = scores.score_video(grey, grey + np.uint8(51), landmarks, truth, judges)
+    np.testing.assert_allclose(values["l1"], 0.2, rtol=1e-5)
+    assert np.isnan(values["nme"]).all() and (values["no_face"] == 1).all()
 
 
-def test_sources_and_targets_are_disjoint_and_nested(people):
-    few, targets = evaluate._split(people, 1, 1, 4, 6, seed=0)
-    more, same = evaluate._split(people, 1, 4, 4, 6, seed=0)
-    np.testing.assert_array_equal(targets, same)
-    assert set(few) < set(more) and not set(more) & set(targets)
-    assert (more >= people.video_offset[1]).all()
+def test_sources_and_targets_are_disjoint_nested_and_in_order(people):
+    sources, targets = evaluate.split(people, 1, 4, 6, seed=0)
+    fewer, _ = evaluate.split(people, 1, 4, 6, seed=0)
+    np.testing.assert_array_equal(sources[:1], fewer[:1])
+    assert not set(sources) & set(targets) and (np.diff(targets) > 0).all()
+    assert min(sources.min(), targets.min()) >= people.video_offset[1]
+    other, _ = evaluate.split(people, 1, 4, 6, seed=1)
+    assert list(other) != list(sources)
 
 
 def test_too_few_frames_is_one_line(people):
     with pytest.raises(InputError, match="lower --frames"):
-        evaluate._videos(people, 13, 50)
+        evaluate.choose_videos(people, 13, 50)
 
 
 def test_videos_of_different_people_come_first():
@@ -64,5 +97,63 @@ def test_videos_of_different_people_come_first():
         list("abcd"),
         ["x", "x", "y", "x"],
     )
-    assert evaluate._videos(people, 2, 50) == [0, 2, 1, 3]
-    assert evaluate._videos(people, 2, 2) == [0, 2]
+    assert evaluate.choose_videos(people, 2, 50) == [0, 2, 1, 3]
+    assert evaluate.choose_videos(people, 2, 2) == [0, 2]
+
+
+def _arrays(rng, quality):
+    """Scores as an evaluation saves them, better with `quality`."""
+    arrays = {name: np.zeros((8, 8, 3), np.uint8) for name in ("source", "truth")}
+    arrays["features/truth/dlib"] = rng.normal(size=(4, 3))
+    for i, method in enumerate(("nearest", "ft")):
+        arrays[f"example/{method}"] = np.zeros((8, 8, 3), np.uint8)
+        for name in ("l1", "psnr", "ssim", "nme", "no_face", "csim_dlib"):
+            arrays[f"values/{method}/{name}"] = np.full(4, quality + i)
+        shift = arrays["features/truth/dlib"] + i
+        arrays[f"features/{method}/dlib"] = shift
+        arrays[f"seconds/{method}/ssim"] = np.float64(0.01)
+    return arrays
+
+
+def test_report_averages_over_videos_and_compares_sets(tmp_path):
+    rng = np.random.default_rng(0)
+    results = {(t, v): _arrays(rng, 0.1 * v) for t in (1, 8) for v in (0, 1)}
+    results[8, 0]["values/ft/nme"][:] = np.nan  # no face in any frame of this video
+    config = {"perceptual": {"face_id": 1.0}}
+    rows = evaluation_report.write(tmp_path, SETTINGS, config, results)
+    report = json.loads((tmp_path / "report.json").read_text())
+    assert report["results"] == rows and len(report["per_video"]) == 8
+    first = {(r["shots"], r["method"]): r for r in rows}
+    assert first[1, "nearest"]["l1"] == pytest.approx(0.05)
+    assert first[1, "nearest"]["l1_ci95"] == pytest.approx([0, 0.1])
+    assert first[8, "ft"]["nme"] == pytest.approx(1.1)
+    assert first[1, "nearest"]["frechet_dlib"] == pytest.approx(0, abs=1e-9)
+    assert first[1, "ft"]["frechet_dlib"] == pytest.approx(3, rel=1e-6)
+    assert first[1, "ft"]["frames"] == 8 and report["csim_dlib_network_in_loss"]
+    text = (tmp_path / "report.md").read_text()
+    assert "its network was in the training loss" in text
+    assert "| VoxCeleb2 | the paper, FT | 8 | 42.2 | 0.68 | 0.42 | 0.39 |" in text
+    assert (tmp_path / "grid.png").exists()
+
+
+def test_plots_are_drawn(tmp_path):
+    pytest.importorskip("matplotlib")
+    rng = np.random.default_rng(0)
+    results = {(t, v): _arrays(rng, 0.1 * v) for t in (1, 8) for v in (0, 1)}
+    evaluation_report.write(
+        tmp_path, SETTINGS, {"perceptual": {"face_id": 0.0}}, results
+    )
+    for name in ("metrics.png", "people_T1.png", "people_T8.png"):
+        assert (tmp_path / name).stat().st_size > 5_000
+
+
+def test_finished_scores_are_kept_and_other_settings_refused(tmp_path):
+    """What has been scored is not scored again; it belongs to its settings."""
+    folder = evaluate._open_scores(tmp_path, SETTINGS)
+    evaluate._save(folder / "T1_00000.npz", {"values/ft/l1": np.arange(4.0)})
+    assert evaluate._open_scores(tmp_path, SETTINGS) == folder
+    loaded = evaluate._load(folder / "T1_00000.npz")
+    np.testing.assert_array_equal(loaded["values/ft/l1"], np.arange(4.0))
+    with pytest.raises(InputError, match=r"other settings \(shots\).*--output"):
+        evaluate._open_scores(tmp_path, SETTINGS | {"shots": [1]})
+    shutil.rmtree(tmp_path / "scores")

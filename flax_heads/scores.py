@@ -1,0 +1,162 @@
+"""Scores of drawn frames against the true ones, one video at a time."""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import time
+import types
+from collections.abc import Iterator, Mapping
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from data_pipeline import geometry
+from flax_heads import face_id, identity, inception, lpips, metrics
+
+# name -> (title in tables, whether higher is better); the order of the report's columns.
+METRICS = {
+    "l1": ("L1", False),
+    "psnr": ("PSNR", True),
+    "ssim": ("SSIM", True),
+    "ms_ssim": ("MS-SSIM", True),
+    "lpips": ("LPIPS", False),
+    "csim_dlib": ("CSIM (dlib)", True),
+    "csim_arcface": ("CSIM (ArcFace)", True),
+    "nme": ("landmark error", False),
+    "no_face": ("no face", False),
+    "flicker": ("flicker", False),
+    "jitter": ("jitter", False),
+    "frechet_dlib": ("Fréchet (dlib)", False),
+    "kernel_dlib": ("kernel distance (dlib)", False),
+    "frechet_arcface": ("Fréchet (ArcFace)", False),
+    "kernel_arcface": ("kernel distance (ArcFace)", False),
+    "frechet_inception": ("FID", False),
+    "kernel_inception": ("KID", False),
+}
+_INCEPTION_BATCH = 8
+
+
+class Judges(NamedTuple):
+    """The fixed networks that judge frames; those without a file are left out.
+
+    Attributes:
+      identities: name -> describer of faces (`identity`).
+      inception: variables of `inception`, or None.
+      lpips: variables of `lpips`, or None.
+      weights: name -> what tells their weights from others, for the report.
+    """
+
+    identities: dict[str, Any]
+    inception: Any = None
+    lpips: Any = None
+    weights: Mapping[str, str] = types.MappingProxyType({})
+
+
+def make_judges(
+    arcface: str | None = None,
+    inception_weights: str | None = None,
+    lpips_weights: tuple[str, str] | None = None,
+) -> Judges:
+    """dlib's face network, and what the user's files of weights add to it.
+
+    Args:
+      arcface: ONNX file of a face recogniser.
+      inception_weights: pytorch-fid's InceptionV3.
+      lpips_weights: files of (AlexNet, LPIPS's linear layers).
+
+    Raises:
+      InputError: a file is missing or not what it should be.
+    """
+    identities: dict[str, Any] = {"dlib": identity.DlibIdentity()}
+    weights = {"dlib": face_id.WEIGHTS_FILE}
+    if arcface:
+        identities["arcface"] = identity.ArcFaceIdentity(arcface)
+        weights["arcface"] = _sha256(arcface)
+    inception_variables = lpips_variables = None
+    if inception_weights:
+        inception_variables = inception.load_inception(inception_weights)
+        weights["inception"] = _sha256(inception_weights)
+    if lpips_weights:
+        lpips_variables = lpips.load_lpips(*lpips_weights)
+        weights["lpips"] = " ".join(_sha256(path) for path in lpips_weights)
+    return Judges(identities, inception_variables, lpips_variables, weights)
+
+
+def _sha256(path: str) -> str:
+    with open(path, "rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def describe(
+    frames: np.ndarray, landmarks: np.ndarray, judges: Judges
+) -> dict[str, np.ndarray]:
+    """Feature vectors of frames by every judge that has some: name -> float [F, D].
+
+    Args:
+      frames: uint8 [F, H, W, 3].
+      landmarks: float [F, 68, 2], of the faces in them.
+    """
+    features = {
+        name: judge.describe(frames, landmarks)
+        for name, judge in judges.identities.items()
+    }
+    if judges.inception is not None:
+        parts = np.array_split(frames, -(-len(frames) // _INCEPTION_BATCH))
+        features["inception"] = np.concatenate(
+            [inception.inception_features(judges.inception, part) for part in parts]
+        )
+    return features
+
+
+def score_video(
+    frames: np.ndarray,
+    truth: np.ndarray,
+    landmarks: np.ndarray,
+    truth_features: dict[str, np.ndarray],
+    judges: Judges,
+) -> tuple[dict[str, np.ndarray], dict[str, np.ndarray], dict[str, float]]:
+    """Scores one video's drawn frames, which follow each other in time.
+
+    Landmarks are found anew on the drawn frames. A face that is not found counts in
+    `no_face`, has no landmark error, and is described where the true face is.
+
+    Args:
+      frames, truth: uint8 [F, H, W, 3].
+      landmarks: float [F, 68, 2], of the truth.
+      truth_features: `describe(truth, landmarks, judges)`.
+      judges: the networks.
+
+    Returns:
+      values: name -> float [F] (shorter where frames are compared with the next ones;
+        NaN where undefined); features: as `describe`; seconds each took in all.
+    """
+    values: dict[str, np.ndarray] = {}
+    seconds: dict[str, float] = {}
+
+    @contextlib.contextmanager
+    def timed(name: str) -> Iterator[None]:
+        start = time.perf_counter()
+        yield
+        seconds[name] = seconds.get(name, 0.0) + time.perf_counter() - start
+
+    for name in ("l1", "psnr", "ssim", "ms_ssim", "flicker"):
+        with timed(name):
+            values[name] = getattr(metrics, name)(frames, truth)
+    if judges.lpips is not None:
+        with timed("lpips"):
+            values["lpips"] = lpips.lpips(judges.lpips, frames, truth)
+    with timed("landmarks"):
+        points, found = metrics.detect_landmarks(frames)
+    values["nme"] = metrics.normalized_mean_error(points, landmarks)
+    values["no_face"] = 1.0 - found
+    # Of the error, not of the head: hold-out frames need not be neighbours in time.
+    values["jitter"] = metrics.landmark_jitter(
+        points - landmarks, geometry.inter_ocular(landmarks)
+    )
+    with timed("features"):
+        at = np.where(found[:, None, None], points, landmarks)
+        features = describe(frames, at, judges)
+    for name in judges.identities:
+        values[f"csim_{name}"] = identity.csim(features[name], truth_features[name])
+    return values, features, seconds

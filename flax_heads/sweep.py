@@ -1,0 +1,175 @@
+"""Several variants of one recipe, one after the other or as commands for a cluster.
+
+Every variant is trained in a workdir of its own and evaluated there; both resume. Those
+that differ in fine-tuning alone share one training.
+"""
+
+from __future__ import annotations
+
+import json
+import pathlib
+import shlex
+import signal
+import subprocess
+import sys
+from collections.abc import Sequence
+from typing import NamedTuple
+
+from configs.variants import VARIANTS
+from data_pipeline.errors import InputError
+from flax_heads.console import log
+from flax_heads.evaluation_report import METHODS
+from flax_heads.scores import METRICS
+from flax_heads.train import EXIT_PREEMPTED
+
+_TABLE_METRICS = ("l1", "ssim", "csim_dlib", "nme", "frechet_dlib")
+
+
+class Run(NamedTuple):
+    """One line of the table.
+
+    Attributes:
+      name: the variant as it was asked for.
+      model: folder of its training, which several may share.
+      train: command that trains or resumes it.
+      evaluate: command that evaluates it or goes on with that.
+      report: what the evaluation leaves.
+    """
+
+    name: str
+    model: pathlib.Path
+    train: list[str]
+    evaluate: list[str]
+    report: pathlib.Path
+
+
+def plan(
+    config: str,
+    variants: Sequence[str],
+    workdir: str | pathlib.Path,
+    train_flags: Sequence[str] = (),
+    evaluate_flags: Sequence[str] = (),
+) -> list[Run]:
+    """What has to be run for each variant.
+
+    Args:
+      config: `FILE.py[:ARG]` of the recipe.
+      variants: each a name of `configs/variants.py`, `field=value` of the config, or
+        several of these joined by commas; "base" is the recipe itself.
+      workdir: holds one folder for each.
+      train_flags: `--config.field=value` for all of them.
+      evaluate_flags: of `flax-heads evaluate`, for all of them.
+
+    Raises:
+      InputError: a variant that is neither.
+    """
+    python = [sys.executable, "-m"]
+    runs = []
+    for name in variants:
+        names, fields, tuning = _parts(name)
+        label = ",".join([*names, *fields]) or "base"
+        model = pathlib.Path(workdir, label.replace("/", "_"))
+        recipe = config
+        if names:
+            recipe += ("," if ":" in config else ":") + ",".join(names)
+        folder = pathlib.Path(workdir, name.replace("/", "_"), "evaluation")
+        train = [*python, "flax_heads.train", f"--config={recipe}"]
+        train += [f"--workdir={model}", *train_flags]
+        train += [f"--config.{field}" for field in fields]
+        evaluate = [*python, "flax_heads.cli", "evaluate", f"--model={model}"]
+        evaluate += [f"--output={folder}", *evaluate_flags]
+        if tuning:
+            evaluate += ["--fine-tune", *tuning]
+        runs.append(Run(name, model, train, evaluate, folder / "report.json"))
+    return runs
+
+
+def run(runs: Sequence[Run], workdir: str | pathlib.Path) -> int:
+    """Runs the plan; one that fails is named and the others go on.
+
+    Leaves `table.md` in `workdir`, renewed after every run.
+
+    Returns:
+      the exit code: 0 if all were evaluated, 1 if some failed, `EXIT_PREEMPTED` if it
+      was told to stop, after which the same command goes on.
+    """
+    failed: set[str] = set()
+    trained: set[pathlib.Path] = set()
+    path = pathlib.Path(workdir, "table.md")
+    path.parent.mkdir(parents=True, exist_ok=True)
+    for i, one in enumerate(runs, start=1):
+        log.info("variant %d of %d: %s", i, len(runs), one.name)
+        commands = [one.evaluate] if one.model in trained else [one.train, one.evaluate]
+        for command in commands:
+            code = _run(command)
+            if code in (EXIT_PREEMPTED, -signal.SIGTERM, -signal.SIGINT):
+                log.warning("told to stop: run again to go on")
+                return EXIT_PREEMPTED
+            if code:
+                log.warning("%s: exit code %d of: %s", one.name, code, shell([command]))
+                failed.add(one.name)
+                break
+        else:
+            trained.add(one.model)
+        path.write_text(table(runs, failed))
+    log.info("see %s", path)
+    return 1 if failed else 0
+
+
+def _run(command: Sequence[str]) -> int:
+    """Runs a command to its end; SIGTERM is passed on, so that training can save."""
+    with subprocess.Popen(command) as process:
+        before = signal.signal(signal.SIGTERM, lambda *_: process.terminate())
+        try:
+            return process.wait()
+        finally:
+            signal.signal(signal.SIGTERM, before)
+
+
+def shell(commands: Sequence[Sequence[str]]) -> str:
+    """The commands as a shell takes them, one a line."""
+    return "\n".join(shlex.join(command) for command in commands)
+
+
+def table(runs: Sequence[Run], failed: set[str] = frozenset()) -> str:
+    """Markdown: each variant's metrics, as far as it has been evaluated."""
+    titles = [METRICS[m][0] + (" ↑" if METRICS[m][1] else " ↓") for m in _TABLE_METRICS]
+    lines = ["| variant | T | method | " + " | ".join(titles) + " |"]
+    lines.append("|---" * (len(titles) + 3) + "|")
+    for one in runs:
+        if not one.report.exists():
+            state = "failed" if one.name in failed else "not run"
+            lines.append(f"| {one.name} | | {state} |" + " |" * len(titles))
+            continue
+        for row in json.loads(one.report.read_text())["results"]:
+            cells = [
+                "-" if row.get(m) is None else f"{row[m]:.4g}" for m in _TABLE_METRICS
+            ]
+            start = f"| {one.name} | {row['shots']} | {METHODS[row['method']]} | "
+            lines.append(start + " | ".join(cells) + " |")
+    return "\n".join(lines) + "\n"
+
+
+def _parts(variant: str) -> tuple[list[str], list[str], list[str]]:
+    """(names for training, fields for training, fields for fine-tuning)."""
+    names, fields, tuning = [], [], []
+    for part in variant.split(","):
+        if part == "base":
+            continue
+        if part in VARIANTS:
+            values = VARIANTS[part]
+            if all(field.startswith("fine_tune.") for field in values):
+                tuning += [f"{f.split('.', 1)[1]}={v!r}" for f, v in values.items()]
+            else:
+                names.append(part)
+        elif "=" in part and part.startswith("fine_tune."):
+            tuning.append(part.split(".", 1)[1])
+        elif "=" in part:
+            fields.append(part)
+        else:
+            raise InputError(
+                f"{part!r}: expected 'base', field=value or one of "
+                f"{', '.join(VARIANTS)}",
+                reason="config",
+            )
+    return names, fields, tuning

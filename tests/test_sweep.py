@@ -1,0 +1,94 @@
+"""Sweeps: the right commands, shared trainings, a table at the end, and resuming."""
+
+import json
+import shlex
+
+import pytest
+
+from data_pipeline.errors import InputError
+from flax_heads import cli, sweep
+
+TINY = [
+    "--config.size=16",
+    "--config.num_support=2",
+    "--config.model.embedder.channels=(8,16)",
+    "--config.model.discriminator.channels=(8,16)",
+    "--config.model.generator.channels=(8,16)",
+    "--config.num_train_steps=2",
+]
+
+
+def test_plan_names_workdirs_and_recipes(tmp_path):
+    variants = ["base", "k1", "loss.match=2", "k1,no_attention,seed=3"]
+    runs = sweep.plan("configs/x.py:small", variants, tmp_path, ["--config.a=1"])
+    assert [r.train[3] for r in runs] == [
+        "--config=configs/x.py:small",
+        "--config=configs/x.py:small,k1",
+        "--config=configs/x.py:small",
+        "--config=configs/x.py:small,k1,no_attention",
+    ]
+    assert runs[2].train[-2:] == ["--config.a=1", "--config.loss.match=2"]
+    assert runs[3].train[-1] == "--config.seed=3"
+    assert len({r.model for r in runs}) == len({r.report for r in runs}) == 4
+    (bare,) = sweep.plan("configs/x.py", ["k8"], tmp_path)
+    assert bare.train[3] == "--config=configs/x.py:k8"
+
+
+def test_variants_of_fine_tuning_share_a_training(tmp_path):
+    variants = ["base", "random_psi", "random_w,fine_tune.num_iterations=7", "k1"]
+    base, psi, w, k1 = sweep.plan("configs/x.py", variants, tmp_path)
+    assert base.model == psi.model == w.model != k1.model
+    assert base.train == psi.train == w.train
+    assert psi.evaluate[-2:] == ["--fine-tune", "random_psi=True"]
+    assert w.evaluate[-2:] == ["random_w=True", "num_iterations=7"]
+    assert "--fine-tune" not in base.evaluate
+
+
+def test_no_variant_is_one_line():
+    with pytest.raises(InputError, match="'k9': expected 'base', field=value or one"):
+        sweep.plan("configs/x.py", ["k9"], "w")
+
+
+def test_commands_for_a_cluster(capsys, tmp_path):
+    argv = ["sweep", "--config=configs/synthetic.py:smoke", "--sweep", "ff", "k1"]
+    argv += [f"--workdir={tmp_path}/a b", "--config.seed=3", "--print-commands"]
+    assert cli.main([*argv, "--shots", "1", "8"]) == 0
+    lines = [shlex.split(line) for line in capsys.readouterr().out.splitlines()]
+    assert len(lines) == 4  # train, evaluate, train, evaluate
+    assert f"--workdir={tmp_path}/a b/ff" in lines[0] and "--config.seed=3" in lines[0]
+    assert lines[1][lines[1].index("--shots") :] == ["--shots", "1", "8"]
+    assert not list(tmp_path.iterdir())
+
+
+def test_unknown_flags_are_refused_as_everywhere(capsys):
+    with pytest.raises(SystemExit):
+        cli.main(["sweep", "--config=c", "--sweep", "ff", "--workdir=w", "--steps=3"])
+    assert "--steps=3" in capsys.readouterr().err
+
+
+def test_table_says_what_was_not_run(tmp_path):
+    runs = sweep.plan("configs/x.py", ["base", "k1", "k8"], tmp_path)
+    runs[0].report.parent.mkdir(parents=True)
+    row = {"shots": 8, "method": "ft", "l1": 0.0312, "nme": None}
+    runs[0].report.write_text(json.dumps({"results": [row]}))
+    lines = sweep.table(runs, {"k1"}).splitlines()
+    assert lines[2].startswith("| base | 8 | fine-tuned | 0.0312 | - |")
+    assert lines[3].startswith("| k1 | | failed |")
+    assert lines[4].startswith("| k8 | | not run |")
+
+
+def test_sweep_trains_evaluates_and_goes_on(tmp_path, capfd):
+    """Two variants of one training and one that cannot run, for real."""
+    pytest.importorskip("dlib")
+    recipe = "configs/synthetic.py:smoke,no_attention"
+    argv = ["sweep", f"--config={recipe}", f"--workdir={tmp_path}"]
+    argv += ["--sweep", "base", "random_psi", "v2"]
+    argv += [*TINY, "--shots=1", "--videos=1", "--frames=3", "--variants=ff"]
+    assert cli.main(argv) == 1
+    lines = (tmp_path / "table.md").read_text().splitlines()
+    assert sum(line.startswith("| base | 1 |") for line in lines) == 4
+    assert sum(line.startswith("| random_psi | 1 |") for line in lines) == 4
+    assert lines[-1].startswith("| v2 | | failed |")
+    assert "give --config.vgg19.path=FILE" in capfd.readouterr().err
+    report = tmp_path / "base" / "evaluation" / "report.json"
+    assert json.loads(report.read_text())["model"]["step"] == 2
