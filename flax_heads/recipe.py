@@ -16,6 +16,7 @@ from configs import common
 from data_pipeline.errors import InputError
 from data_pipeline.raster import RasterStyle
 from flax_heads import face_id
+from flax_heads import perceptual as vgg
 from flax_heads.meta_learning import Batch, make_meta_step
 from flax_heads.objectives import LossWeights, PerceptualNetwork
 from flax_heads.state import Adam, Networks, TrainState, init_state, make_networks
@@ -62,8 +63,6 @@ def perceptual(config: ConfigDict) -> list[PerceptualNetwork]:
 
 
 def _load_vgg(name: str, config: ConfigDict):
-    from flax_heads import perceptual as vgg
-
     load = {"vgg19": vgg.load_vgg19, "vggface": vgg.load_vggface}[name]
     path, source = config[name].path, config[name].source
     if not path:

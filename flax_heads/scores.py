@@ -102,11 +102,22 @@ def describe(
         for name, judge in judges.identities.items()
     }
     if judges.inception is not None:
-        parts = np.array_split(frames, -(-len(frames) // _INCEPTION_BATCH))
-        features["inception"] = np.concatenate(
-            [inception.inception_features(judges.inception, part) for part in parts]
-        )
+        features["inception"] = _inception_features(judges.inception, frames)
     return features
+
+
+def _inception_features(variables: Any, frames: np.ndarray) -> np.ndarray:
+    """In batches of one size, the last one padded: compiled once."""
+    padded = np.pad(
+        frames, [(0, -len(frames) % _INCEPTION_BATCH), (0, 0), (0, 0), (0, 0)]
+    )
+    features = [
+        np.asarray(
+            inception.inception_features(variables, padded[i : i + _INCEPTION_BATCH])
+        )
+        for i in range(0, len(padded), _INCEPTION_BATCH)
+    ]
+    return np.concatenate(features)[: len(frames)]
 
 
 def score_video(

@@ -53,7 +53,10 @@ def test_nothing_unpickles_evaluates_or_opens_a_shell():
     for folder in ("flax_heads", "data_pipeline", "configs"):
         for path in (ROOT / folder).glob("*.py"):
             text = path.read_text()
-            assert not _roots(path) & forbidden, path
+            # It reads PyTorch's files by an unpickler that can call nothing; see
+            # test_weight_files.py.
+            allowed = {"pickle"} if path.name == "weight_files.py" else set()
+            assert not _roots(path) & forbidden - allowed, path
             for call in ("allow_pickle=True", "os.system", "shell=True"):
                 assert call not in text, (path, call)
             names = {
