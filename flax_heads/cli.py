@@ -8,10 +8,10 @@ from __future__ import annotations
 
 import argparse
 import os
-import pathlib
 import sys
 
 from data_pipeline.errors import InputError
+from flax_heads import commands
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -40,14 +40,16 @@ def main(argv: list[str] | None = None) -> int:
 
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="flax-heads", description=__doc__)
-    commands = parser.add_subparsers(required=True, metavar="COMMAND")
+    subparsers = parser.add_subparsers(required=True, metavar="COMMAND")
 
     def command(name, run, text):
-        sub = commands.add_parser(name, help=text, description=text)
+        sub = subparsers.add_parser(name, help=text, description=text)
         sub.set_defaults(run=run)
         return sub
 
-    p = command("prepare", _prepare, "Videos to records: landmarks, crops, rasters.")
+    p = command(
+        "prepare", commands.prepare, "Videos to records: landmarks, crops, rasters."
+    )
     p.add_argument("--source", required=True, help="root folder of the corpus")
     layouts = ("voxceleb2", "voxceleb1", "folder")
     p.add_argument("--layout", required=True, choices=layouts)
@@ -61,17 +63,33 @@ def _parser() -> argparse.ArgumentParser:
     )
     p.add_argument("--runner", help="let this Beam runner do the work")
 
+    p = command("check", commands.check, "Verifies prepared data; prints statistics.")
+    p.add_argument("data_dir", help="as given to prepare")
+    p.add_argument(
+        "--pictures-per-video", type=int, default=8, help="to decode; 0 = all"
+    )
+    p.add_argument(
+        "--compare-people",
+        action=argparse.BooleanOptionalAction,
+        default=True,
+        help="look for people who are in two splits",
+    )
+
     command("train", None, "Meta-training: --config=FILE.py --workdir=DIR; resumes.")
 
-    p = command("info", _info, "What a config is: parameters, FLOPs, memory.")
+    p = command("info", commands.info, "What a config is: parameters, FLOPs, memory.")
     p.add_argument("--config", required=True, help="e.g. configs/voxceleb2.py")
     p.add_argument("--num-videos", type=int, help="M; default: the data's, if there")
 
-    p = command("track", _track, "A clip's landmarks to a track that can drive.")
+    p = command(
+        "track", commands.track, "A clip's landmarks to a track that can drive."
+    )
     p.add_argument("--driving", "-d", required=True)
     p.add_argument("--output", "-o", required=True, help=".npz")
 
-    p = command("finetune", _finetune, "A few photos of a person to a talking head.")
+    p = command(
+        "finetune", commands.finetune, "A few photos of a person to a talking head."
+    )
     p.add_argument("--model", required=True, help="workdir of a meta-training run")
     p.add_argument("--photos", "--source", "-s", nargs="+", required=True)
     p.add_argument("--output", "-o", required=True, help="folder of the head")
@@ -79,7 +97,9 @@ def _parser() -> argparse.ArgumentParser:
     p.add_argument("--iterations", type=int, help="0 = feed-forward, no training")
     p.add_argument("--seed", type=int, default=0)
 
-    p = command("animate", _animate, "A talking head driven by a clip or a track.")
+    p = command(
+        "animate", commands.animate, "A talking head driven by a clip or a track."
+    )
     p.add_argument("--head", required=True)
     p.add_argument("--driving", "-d", required=True, help="video, or .npz track")
     p.add_argument("--output", "-o", required=True, help=".mp4, .gif or .webp")
@@ -91,7 +111,21 @@ def _parser() -> argparse.ArgumentParser:
         help="keep the source's face shape; --no-relative is the paper's driving",
     )
 
-    p = command("evaluate", _evaluate, "Self-reenactment of held-out people.")
+    p = command("export", commands.export, "A model or a head for other frameworks.")
+    p.add_argument("--to", required=True, choices=("torch", "stablehlo"))
+    what = p.add_mutually_exclusive_group(required=True)
+    what.add_argument("--model", help="workdir; to torch: its networks' weights")
+    what.add_argument(
+        "--head", help="folder; to stablehlo: its drawing, self-contained"
+    )
+    p.add_argument("--output", "-o", required=True, help=".safetensors or .stablehlo")
+
+    p = command("import", commands.import_weights, "Weights from PyTorch to a workdir.")
+    p.add_argument("--weights", required=True, help=".safetensors, .pth or .pt")
+    p.add_argument("--config", required=True, help="of the networks")
+    p.add_argument("--output", "-o", required=True, help="a new workdir")
+
+    p = command("evaluate", commands.evaluate, "Self-reenactment of held-out people.")
     p.add_argument("--model", required=True, help="workdir of a meta-training run")
     p.add_argument("--output", "-o", required=True, help="folder of the report")
     _add_evaluation_flags(p)
@@ -104,7 +138,9 @@ def _parser() -> argparse.ArgumentParser:
         help="instead of the config's fine_tune fields, e.g. num_iterations=80",
     )
 
-    p = command("sweep", _sweep, "Variants of a recipe: trained, evaluated, compared.")
+    p = command(
+        "sweep", commands.sweep, "Variants of a recipe: trained, evaluated, compared."
+    )
     p.add_argument("--config", required=True, help="e.g. configs/voxceleb2.py:small")
     p.add_argument(
         "--sweep",
@@ -119,7 +155,7 @@ def _parser() -> argparse.ArgumentParser:
     )
     _add_evaluation_flags(p)
 
-    p = command("demo", _demo, "Train small, bring one photograph to life.")
+    p = command("demo", commands.demo, "Train small, bring one photograph to life.")
     p.add_argument("--output", "-o", default="demo_output")
     p.add_argument("--photo", help="default: scikit-image's portrait")
     p.add_argument("--steps", type=int, help="of meta-training")
@@ -138,146 +174,6 @@ def _add_evaluation_flags(p) -> None:
     p.add_argument(
         "--lpips", nargs=2, metavar=("ALEXNET", "LINEAR"), help="files of weights"
     )
-
-
-def _prepare(arguments) -> None:
-    from data_pipeline.prepare import prepare
-
-    prepare(
-        arguments.source,
-        arguments.layout,
-        arguments.data_dir,
-        size=arguments.size,
-        frames_per_video=arguments.frames_per_video,
-        workers=arguments.workers,
-        runner=arguments.runner,
-        test_fraction=arguments.test_fraction,
-        test_identities=arguments.test_identities,
-    )
-
-
-def _info(arguments) -> None:
-    from flax_heads import info
-
-    config = info.load_config(arguments.config)
-    print(info.describe(config, arguments.num_videos))
-
-
-def _track(arguments) -> None:
-    from data_pipeline.tracking import track_video
-    from flax_heads.console import progress
-
-    with progress("landmarks", None) as show:
-        seen = iter(range(1, 1 << 62))
-        track = track_video(arguments.driving, on_frame=lambda *_: show(next(seen)))
-    track.save(arguments.output)
-    print(f"{arguments.output}: {track.found.sum()} of {len(track.found)} frames")
-
-
-def _finetune(arguments) -> None:
-    from data_pipeline.people import load_person
-    from flax_heads.console import progress, set_up
-    from flax_heads.meta_model import fine_tune, load_model
-
-    set_up()
-    model = load_model(arguments.model)
-    person = load_person(arguments.photos, model.size, arguments.frames_per_clip)
-    iterations = arguments.iterations
-    if iterations is None:
-        iterations = model.config.fine_tune.num_iterations
-    with progress("fine-tuning", iterations) as show:
-        head = fine_tune(
-            model,
-            person.photos,
-            person.landmarks,
-            num_iterations=iterations,
-            seed=arguments.seed,
-            on_progress=lambda done, _: show(done),
-        )
-    head.save(arguments.output)
-    print(f"{arguments.output}: a talking head from {len(person.photos)} picture(s)")
-
-
-def _animate(arguments) -> None:
-    from flax_heads.animate import drive
-    from flax_heads.console import set_up, staged_progress
-    from flax_heads.talking_head import TalkingHead
-
-    set_up()
-    head = TalkingHead.load(arguments.head)
-    with staged_progress() as show:
-        counts = drive(
-            head,
-            arguments.driving,
-            arguments.output,
-            relative=arguments.relative,
-            side_by_side=arguments.side_by_side,
-            on_progress=show,
-        )
-    sheet = pathlib.Path(arguments.output).with_suffix(".png")
-    print(
-        f"{arguments.output}: {counts['frames']} frames "
-        f"({counts['without_face']} interpolated, no face there); see {sheet}"
-    )
-
-
-def _evaluate(arguments) -> None:
-    from flax_heads.console import set_up
-    from flax_heads.evaluate import evaluate_held_out
-    from flax_heads.scores import make_judges
-
-    set_up()
-    evaluate_held_out(
-        arguments.model,
-        arguments.output,
-        data_dir=arguments.data_dir,
-        shots=arguments.shots,
-        variants=arguments.variants,
-        ff_model=arguments.ff_model,
-        num_videos=arguments.videos,
-        num_frames=arguments.frames,
-        fine_tune_fields=arguments.fine_tune,
-        judges=make_judges(arguments.arcface, arguments.inception, arguments.lpips),
-        seed=arguments.seed,
-    )
-    report = pathlib.Path(arguments.output, "report.md")
-    print(f"{report.read_text()}\nsee {report} and the pictures beside it")
-
-
-def _sweep(arguments) -> int:
-    from flax_heads import sweep
-    from flax_heads.console import set_up
-
-    set_up()
-    flags = [f"--videos={arguments.videos}", f"--frames={arguments.frames}"]
-    flags += [f"--seed={arguments.seed}", "--variants", *arguments.variants]
-    flags += ["--shots", *map(str, arguments.shots)]
-    for name in ("data_dir", "arcface", "inception"):
-        if value := getattr(arguments, name):
-            flags.append(f"--{name.replace('_', '-')}={value}")
-    if arguments.lpips:
-        flags += ["--lpips", *arguments.lpips]
-    runs = sweep.plan(
-        arguments.config,
-        arguments.sweep,
-        arguments.workdir,
-        arguments.train_flags,
-        flags,
-    )
-    if arguments.print_commands:
-        print(sweep.shell([command for r in runs for command in (r.train, r.evaluate)]))
-        return 0
-    code = sweep.run(runs, arguments.workdir)
-    print(sweep.table(runs))
-    return code
-
-
-def _demo(arguments) -> None:
-    from flax_heads.console import set_up
-    from flax_heads.demo import run_demo
-
-    set_up()
-    run_demo(arguments.output, arguments.photo, arguments.steps)
 
 
 if __name__ == "__main__":

@@ -1,0 +1,1 @@
+"""Programs that measure: speed, robustness, soak. Not part of the package."""

@@ -1,0 +1,177 @@
+"""The meta-training step against the same step in plain PyTorch: `python -m benchmarks.step`.
+
+The same networks, losses, batch and precision; the content loss is the pixel pyramid,
+which both have. Compiling is timed apart. `--torch-python` names an environment that has
+PyTorch, if this one has not.
+"""
+
+from __future__ import annotations
+
+import argparse
+import functools
+import importlib.util
+import sys
+import time
+
+import numpy as np
+
+from benchmarks import in_turn, report
+from flax_heads.info import load_config
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    report.add_flags(parser)
+    parser.add_argument("--config", default="configs/voxceleb2.py")
+    parser.add_argument("--size", type=int, help="pixels; the config's by default")
+    parser.add_argument("--batch-size", type=int, default=1)
+    parser.add_argument("--num-support", type=int, default=4)
+    parser.add_argument("--dtype", default="float32", choices=("float32", "bfloat16"))
+    parser.add_argument("--num-videos", type=int, default=128, help="rows of W")
+    parser.add_argument("--torch-python", default=sys.executable)
+    parser.add_argument("--no-torch", action="store_true")
+    parser.add_argument("--serve", help=argparse.SUPPRESS)
+    flags = parser.parse_args()
+    if flags.serve:
+        (serve_jax if flags.serve == "jax" else serve_torch)(flags)
+        return
+
+    def command(python, name):
+        return [python, "-m", "benchmarks.step", *sys.argv[1:], f"--serve={name}"]
+
+    candidates = {"flax-heads": command(sys.executable, "jax")}
+    if not flags.no_torch:
+        candidates["torch eager"] = command(flags.torch_python, "eager")
+        candidates["torch.compile"] = command(flags.torch_python, "compile")
+    peak = report.matmul_peak(flags.dtype)
+    rows = in_turn.compare(candidates, flags.rounds)
+    for row in rows:
+        if row.get("flops") and row.get("seconds"):
+            row["share_of_peak"] = row.pop("flops") / row["seconds"] / peak
+    config = _config(flags)
+    about = {
+        "config": flags.config,
+        "size, batch, K": (config.size, config.batch_size, config.num_support),
+        "dtype": flags.dtype,
+        "matmul peak, GFLOP/s": peak / 1e9,
+        **report.machine(),
+    }
+    report.show("meta-training step", rows, about, flags.json)
+
+
+def serve_jax(flags: argparse.Namespace) -> None:
+    import jax
+
+    from flax_heads import parallel, recipe
+
+    config = _config(flags)
+    mesh = parallel.make_mesh()
+    init = functools.partial(recipe.new_state, config, flags.num_videos)
+    state = parallel.jit_init(init, mesh)
+    batch = next(parallel.place_batches(iter([make_batch(config)]), mesh))
+    step = parallel.jit_step(recipe.meta_step(config), mesh, state)
+    lowered = step.lower(state, batch)
+    start = time.perf_counter()
+    step = lowered.compile()
+    seconds = time.perf_counter() - start
+
+    def run():
+        nonlocal state
+        state, metrics = step(state, batch)
+        jax.block_until_ready(metrics)
+
+    memory = step.memory_analysis()
+    in_turn.serve(
+        run,
+        {
+            "compile_s": seconds,
+            "flops": lowered.cost_analysis()["flops"],
+            "buffers_mib": memory.temp_size_in_bytes / 2**20 if memory else None,
+        },
+    )
+
+
+def serve_torch(flags: argparse.Namespace) -> None:
+    if importlib.util.find_spec("torch") is None:
+        sys.exit('no torch here: pip install -e ".[torch]", or name --torch-python')
+    import torch
+
+    from tests import torch_models
+
+    config = _config(flags)
+    device = "cuda" if torch.cuda.is_available() else "cpu"
+    networks = torch_models.Networks(
+        config.model.embedder.to_dict(),
+        config.model.generator.to_dict(),
+        config.model.discriminator.to_dict(),
+    )
+    networks = networks.to(device, memory_format=torch.channels_last).eval()
+    w = torch.nn.Parameter(
+        torch.empty(flags.num_videos, config.model.embedder.channels[-1], device=device)
+    )
+    torch.nn.init.uniform_(w, -0.1, 0.1)
+    adam = functools.partial(torch.optim.Adam, betas=(0.0, 0.999), eps=1e-5)
+    generator_side = [networks.embedder, networks.generator, networks.projection]
+    optimizer_g = adam([p for m in generator_side for p in m.parameters()], lr=5e-5)
+    optimizer_d = adam([*networks.discriminator.parameters(), w], lr=2e-4)
+    batch = {
+        name: torch.from_numpy(value).to(device)
+        for name, value in make_batch(config).items()
+    }
+    weights = {n: config.loss[n] for n in ("pixel", "adversarial")}
+    weights |= {n: config.loss[n] for n in ("feature_matching", "match")}
+    dtype = getattr(torch, flags.dtype)
+    step = torch_models.meta_step
+    if flags.serve == "compile":
+        for name in ("embedder", "generator", "discriminator"):
+            setattr(networks, name, torch.compile(getattr(networks, name)))
+
+    def run():
+        images = {
+            name: _to_torch_images(value) if name != "video_index" else value.long()
+            for name, value in batch.items()
+        }
+        with torch.autocast(device, dtype, enabled=dtype != torch.float32):
+            step(networks, w, optimizer_g, optimizer_d, images, weights)
+        if device == "cuda":
+            torch.cuda.synchronize()
+
+    start = time.perf_counter()
+    run()
+    in_turn.serve(run, {"compile_s": time.perf_counter() - start})
+
+
+def _to_torch_images(images):
+    """uint8 [..., H, W, 3] -> float32 [..., 3, H, W] in [-1, 1], channels last."""
+    return images.float().div(127.5).sub(1).movedim(-1, -3)
+
+
+def _config(flags: argparse.Namespace):
+    config = load_config(flags.config)
+    config.update(batch_size=flags.batch_size, num_support=flags.num_support)
+    config.size = flags.size or config.size
+    config.model.dtype = flags.dtype
+    config.loss.pixel = 10.0
+    config.perceptual.update(vgg19=0.0, vggface=0.0, face_id=0.0)
+    return config
+
+
+def make_batch(config) -> dict[str, np.ndarray]:
+    """A random batch of the config's shapes, uint8."""
+    rng = np.random.default_rng(0)
+    b, k, side = config.batch_size, config.num_support, config.size
+
+    def images(*lead):
+        return rng.integers(0, 256, (*lead, side, side, 3), np.uint8)
+
+    return {
+        "support_frames": images(b, k),
+        "support_rasters": images(b, k),
+        "target_frame": images(b),
+        "target_raster": images(b),
+        "video_index": np.arange(b, dtype=np.int32),
+    }
+
+
+if __name__ == "__main__":
+    main()

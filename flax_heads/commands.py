@@ -1,0 +1,189 @@
+"""What each command of `cli.py` does with its arguments.
+
+Libraries are imported where they are used: `flax-heads --help` needs none of them.
+"""
+
+from __future__ import annotations
+
+import pathlib
+
+from data_pipeline.errors import InputError
+
+
+def prepare(arguments) -> None:
+    from data_pipeline.prepare import prepare
+
+    prepare(
+        arguments.source,
+        arguments.layout,
+        arguments.data_dir,
+        size=arguments.size,
+        frames_per_video=arguments.frames_per_video,
+        workers=arguments.workers,
+        runner=arguments.runner,
+        test_fraction=arguments.test_fraction,
+        test_identities=arguments.test_identities,
+    )
+
+
+def check(arguments) -> int:
+    from flax_heads.check import run_check
+
+    return run_check(
+        arguments.data_dir, arguments.pictures_per_video, arguments.compare_people
+    )
+
+
+def info(arguments) -> None:
+    from flax_heads import info
+
+    config = info.load_config(arguments.config)
+    print(info.describe(config, arguments.num_videos))
+
+
+def track(arguments) -> None:
+    from data_pipeline.tracking import track_video
+    from flax_heads.console import progress
+
+    with progress("landmarks", None) as show:
+        seen = iter(range(1, 1 << 62))
+        track = track_video(arguments.driving, on_frame=lambda *_: show(next(seen)))
+    track.save(arguments.output)
+    print(f"{arguments.output}: {track.found.sum()} of {len(track.found)} frames")
+
+
+def finetune(arguments) -> None:
+    from data_pipeline.people import load_person
+    from flax_heads.console import progress, set_up
+    from flax_heads.meta_model import fine_tune, load_model
+
+    set_up()
+    model = load_model(arguments.model)
+    person = load_person(arguments.photos, model.size, arguments.frames_per_clip)
+    iterations = arguments.iterations
+    if iterations is None:
+        iterations = model.config.fine_tune.num_iterations
+    with progress("fine-tuning", iterations) as show:
+        head = fine_tune(
+            model,
+            person.photos,
+            person.landmarks,
+            num_iterations=iterations,
+            seed=arguments.seed,
+            on_progress=lambda done, _: show(done),
+        )
+    head.save(arguments.output)
+    print(f"{arguments.output}: a talking head from {len(person.photos)} picture(s)")
+
+
+def animate(arguments) -> None:
+    from flax_heads.animate import drive
+    from flax_heads.console import set_up, staged_progress
+    from flax_heads.talking_head import TalkingHead
+
+    set_up()
+    head = TalkingHead.load(arguments.head)
+    with staged_progress() as show:
+        counts = drive(
+            head,
+            arguments.driving,
+            arguments.output,
+            relative=arguments.relative,
+            side_by_side=arguments.side_by_side,
+            on_progress=show,
+        )
+    sheet = pathlib.Path(arguments.output).with_suffix(".png")
+    print(
+        f"{arguments.output}: {counts['frames']} frames "
+        f"({counts['without_face']} interpolated, no face there); see {sheet}"
+    )
+
+
+def export(arguments) -> None:
+    from flax_heads.console import set_up
+
+    set_up()
+    if arguments.to == "torch" and arguments.model:
+        from flax_heads.torch_weights import export_torch
+
+        export_torch(arguments.model, arguments.output)
+    elif arguments.to == "stablehlo" and arguments.head:
+        from flax_heads.export import export_stablehlo
+        from flax_heads.talking_head import TalkingHead
+
+        export_stablehlo(TalkingHead.load(arguments.head), arguments.output)
+    else:
+        raise InputError(
+            "export takes --model to torch, or --head to stablehlo", reason="usage"
+        )
+    print(arguments.output)
+
+
+def import_weights(arguments) -> None:
+    from flax_heads import info
+    from flax_heads.console import set_up
+    from flax_heads.torch_weights import import_torch
+
+    set_up()
+    config = info.load_config(arguments.config)
+    import_torch(arguments.weights, config, arguments.output)
+    print(f"{arguments.output}: a workdir with these weights, at step 0")
+
+
+def evaluate(arguments) -> None:
+    from flax_heads.console import set_up
+    from flax_heads.evaluate import evaluate_held_out
+    from flax_heads.scores import make_judges
+
+    set_up()
+    evaluate_held_out(
+        arguments.model,
+        arguments.output,
+        data_dir=arguments.data_dir,
+        shots=arguments.shots,
+        variants=arguments.variants,
+        ff_model=arguments.ff_model,
+        num_videos=arguments.videos,
+        num_frames=arguments.frames,
+        fine_tune_fields=arguments.fine_tune,
+        judges=make_judges(arguments.arcface, arguments.inception, arguments.lpips),
+        seed=arguments.seed,
+    )
+    report = pathlib.Path(arguments.output, "report.md")
+    print(f"{report.read_text()}\nsee {report} and the pictures beside it")
+
+
+def sweep(arguments) -> int:
+    from flax_heads import sweep
+    from flax_heads.console import set_up
+
+    set_up()
+    flags = [f"--videos={arguments.videos}", f"--frames={arguments.frames}"]
+    flags += [f"--seed={arguments.seed}", "--variants", *arguments.variants]
+    flags += ["--shots", *map(str, arguments.shots)]
+    for name in ("data_dir", "arcface", "inception"):
+        if value := getattr(arguments, name):
+            flags.append(f"--{name.replace('_', '-')}={value}")
+    if arguments.lpips:
+        flags += ["--lpips", *arguments.lpips]
+    runs = sweep.plan(
+        arguments.config,
+        arguments.sweep,
+        arguments.workdir,
+        arguments.train_flags,
+        flags,
+    )
+    if arguments.print_commands:
+        print(sweep.shell([command for r in runs for command in (r.train, r.evaluate)]))
+        return 0
+    code = sweep.run(runs, arguments.workdir)
+    print(sweep.table(runs))
+    return code
+
+
+def demo(arguments) -> None:
+    from flax_heads.console import set_up
+    from flax_heads.demo import run_demo
+
+    set_up()
+    run_demo(arguments.output, arguments.photo, arguments.steps)
