@@ -71,7 +71,10 @@ def paper() -> ConfigDict:
             "log_every_steps": 100,
             "checkpoint_every_steps": 5_000,
             "eval_every_steps": 5_000,
-            "keep_checkpoints": 2,
+            "keep_checkpoints": 2,  # the last ones; the best one is kept besides
+            "max_non_finite_steps": 20,  # skipped in a row before the run stops
+            # Longer than any one step, held-out check or save takes; 0: wait for ever.
+            "stall_timeout_seconds": 600.0,
             "resume": "",  # workdir whose whole state to continue, if ours has none
             "init_from": "",  # workdir whose networks to start from
             "fine_tune": {

@@ -11,16 +11,15 @@ import dataclasses
 import json
 import os
 import pathlib
-import zipfile
-import zlib
 from collections.abc import Callable, Collection, Iterator, Sequence
 
 import numpy as np
 
-from data_pipeline import episodes, packing, raster, voxceleb, workers
+from data_pipeline import episodes, packing, raster, safe_files, voxceleb, workers
 from data_pipeline.errors import InputError
 from data_pipeline.raster import RasterStyle
 
+MAX_BYTES = 2**36  # of frames and rasters in memory
 _FORMAT = 1
 _STYLE = RasterStyle()
 
@@ -159,42 +158,47 @@ class Archive:
         )
 
 
-def load_archive(path: str | os.PathLike) -> Archive:
+def load_archive(path: str | os.PathLike, max_bytes: int = MAX_BYTES) -> Archive:
     """Reads what `Archive.save` wrote; the rasters are drawn on the way.
 
+    Args:
+      max_bytes: that the frames and rasters may take in memory.
+
     Raises:
-      InputError: no such file, not an archive, damaged, or drawn in another style.
+      InputError: no such file, not an archive, damaged, too large, or drawn in another
+        style.
     """
     path = pathlib.Path(path)
     if not path.is_file():
         raise InputError(f"{path}: no such archive", reason="missing")
     try:
-        with open(path, "rb") as file, np.load(file, allow_pickle=False) as stored:
-            header = json.loads(stored["header"].tobytes())
-            blobs = packing.unpack(stored["frames"], stored["frame_sizes"])
-            landmarks = stored["landmarks"]
-            video_offset = stored["video_offset"]
+        stored = safe_files.read_npz(path, max_bytes)
+        header = safe_files.parse_json(stored["header"].tobytes())
         if header["format"] != _FORMAT:
             raise ValueError(f"format {header['format']}, this code reads {_FORMAT}")
-        archive = make_archive(
-            np.stack([packing.decode_jpeg(blob) for blob in blobs]),
-            landmarks,
-            np.diff(video_offset),
-            list(header["videos"]),
-            list(header["identities"]),
+        blobs = packing.unpack(stored["frames"], stored["frame_sizes"])
+        size = int(header["size"])
+        if len(blobs) * size * size * 6 > max_bytes:
+            raise ValueError(
+                f"{len(blobs)} frames of {size} px take more memory than the limit of "
+                f"{max_bytes / 1e9:.0f} GB"
+            )
+        return make_archive(
+            np.stack([packing.decode_jpeg(blob, size) for blob in blobs]),
+            stored["landmarks"],
+            np.diff(stored["video_offset"]),
+            [str(name) for name in header["videos"]],
+            [str(name) for name in header["identities"]],
             RasterStyle(**header["style"]),
         )
-        if archive.size != header["size"]:
-            raise ValueError(f"frames of {archive.size} px in a {header['size']} file")
     except (
-        *(OSError, EOFError, ValueError, KeyError, TypeError, AttributeError),
-        *(zipfile.BadZipFile, zlib.error, NotImplementedError, RuntimeError),
+        *(OSError, ValueError, KeyError, TypeError, AttributeError, IndexError),
+        *(MemoryError, OverflowError),
     ) as error:
         raise InputError(
             f"{path}: not a readable archive of episodes ({error}); make it again",
             reason="unreadable",
         ) from error
-    return archive
 
 
 def make_archive(

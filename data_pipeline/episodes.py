@@ -21,8 +21,9 @@ import numpy as np
 
 from data_pipeline.errors import InputError
 
-# Keep the two uses of a seed apart: the order of videos and the choice of frames.
-_ORDER, _FRAMES = 0, 1
+# Keep the uses of a seed apart: the order of videos, the choice of frames, and the
+# episodes that stand in for damaged ones.
+_ORDER, _FRAMES, _SUBSTITUTE = 0, 1, 2
 
 
 def draw_episodes(
@@ -73,6 +74,32 @@ def draw_episodes(
             frames_per_video[video], num_support + 1, replace=False
         )
     return video_index, frame_index
+
+
+def draw_substitute(
+    seed: int,
+    position: int,
+    attempt: int,
+    num_support: int,
+    frames_per_video: np.ndarray,
+) -> tuple[int, np.ndarray]:
+    """An episode for the place of one that cannot be read.
+
+    A pure function of its arguments, so a resumed run, or one on another number of
+    processes, puts the same episode there.
+
+    Args:
+      position: `step * batch_size + b`, as in `draw_episodes`.
+      attempt: from 1; the next one if this cannot be read either.
+
+    Returns:
+      The video and its frames, int32 [K + 1].
+    """
+    eligible = np.flatnonzero(np.asarray(frames_per_video) > num_support)
+    rng = np.random.default_rng((seed, _SUBSTITUTE, position, attempt))
+    video = int(rng.choice(eligible))
+    frames = rng.choice(frames_per_video[video], num_support + 1, replace=False)
+    return video, frames.astype(np.int32)
 
 
 def process_slice(batch_size: int, process_index: int, process_count: int) -> slice:

@@ -20,9 +20,21 @@ def encode_jpeg(frame: np.ndarray, quality: int = 95) -> bytes:
     return buffer.getvalue()
 
 
-def decode_jpeg(blob: bytes) -> np.ndarray:
-    """The inverse of `encode_jpeg`, up to its losses. Raises OSError."""
-    return np.asarray(Image.open(io.BytesIO(blob), formats=["JPEG"]).convert("RGB"))
+def decode_jpeg(blob: bytes, size: int) -> np.ndarray:
+    """The inverse of `encode_jpeg` for a square of `size`, up to its losses.
+
+    Raises:
+      ValueError: damaged, or of another size, which is seen before it is decoded.
+    """
+    try:
+        with Image.open(io.BytesIO(blob), formats=["JPEG"]) as image:
+            if image.size != (size, size):
+                raise ValueError(f"a frame of {image.size}, not of {size} px")
+            return np.asarray(image.convert("RGB"))
+    except ValueError:
+        raise
+    except Exception as error:  # Pillow's decoders raise nearly anything
+        raise ValueError(f"a damaged frame ({error})") from error
 
 
 def pack(blobs: Sequence[bytes]) -> tuple[np.ndarray, np.ndarray]:

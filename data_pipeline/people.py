@@ -5,7 +5,8 @@ from __future__ import annotations
 import dataclasses
 import os
 import pathlib
-from collections.abc import Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from typing import NamedTuple
 
 import numpy as np
 
@@ -15,6 +16,7 @@ from data_pipeline.images import Limits, read_image
 from data_pipeline.landmarks import detect_landmarks
 from data_pipeline.tracking import track_video
 from data_pipeline.video import read_frames
+from data_pipeline.workers import Failure, run_tasks
 
 PHOTO_SUFFIXES = (".png", ".jpg", ".jpeg", ".webp", ".gif", ".bmp", ".tif", ".tiff")
 
@@ -39,6 +41,7 @@ def load_person(
     size: int,
     frames_per_clip: int = 8,
     limits: Limits | None = None,
+    on_frame: Callable[[], None] = lambda: None,
 ) -> Person:
     """Reads photos and clips of one person.
 
@@ -47,6 +50,7 @@ def load_person(
       size: side of the crops in pixels.
       frames_per_clip: frames to take from every clip, evenly over those with a face.
       limits: what a file may ask for.
+      on_frame: called as frames of clips are read, as a sign of life.
 
     Raises:
       InputError: no paths; a file that cannot be read; a photo without a face or with
@@ -60,7 +64,7 @@ def load_person(
             image = read_image(path, limits)
             found = [(path.name, image, detect_landmarks(image, str(path)))]
         else:
-            found = _frames_of_clip(path, frames_per_clip, limits)
+            found = _frames_of_clip(path, frames_per_clip, limits, on_frame)
         for name, image, points in found:
             box = geometry.head_box(points)
             photos.append(geometry.crop(image, box, size))
@@ -69,14 +73,121 @@ def load_person(
     return Person(np.stack(photos), np.stack(landmarks), sources)
 
 
-def _frames_of_clip(path, count, limits):
+def people_from_folder(folder: str | os.PathLike) -> dict[str, list[pathlib.Path]]:
+    """Who is in a folder: a subfolder for each person, or a file for each.
+
+    Hidden files are passed over. What is in a subfolder's subfolders is not looked at.
+
+    Returns:
+      name (of the subfolder, or of the file without its suffix) -> files, sorted.
+
+    Raises:
+      InputError: no such folder, nobody in it, or two of one name.
+    """
+    folder = pathlib.Path(folder)
+    if not folder.is_dir():
+        raise InputError(f"{folder}: is not a folder of people's photos", "missing")
+    people: dict[str, list[pathlib.Path]] = {}
+    for entry in _visible(folder):
+        name, files = entry.stem, [entry]
+        if entry.is_dir():
+            name = entry.name
+            files = [path for path in _visible(entry) if not path.is_dir()]
+        if name in people:
+            raise InputError(
+                f"{folder}: two entries would both be called {name!r}; rename one, or "
+                "put one person's photos into one subfolder",
+                "same_name",
+            )
+        people[name] = files
+    if not people:
+        raise InputError(
+            f"{folder}: nobody in it; make a subfolder with photos for each person",
+            "empty",
+        )
+    return people
+
+
+def _visible(folder: pathlib.Path) -> list[pathlib.Path]:
+    return sorted(path for path in folder.iterdir() if not path.name.startswith("."))
+
+
+class Loaded(NamedTuple):
+    """What `load_people` read of one person.
+
+    Attributes:
+      name: the person's.
+      person: None if there is no usable picture.
+      problems: of the files that were left out, one line each.
+    """
+
+    name: str
+    person: Person | None
+    problems: list[str]
+
+
+def load_people(
+    people: Mapping[str, Sequence[pathlib.Path]],
+    size: int,
+    frames_per_clip: int = 8,
+    max_photos: int | None = None,
+    limits: Limits | None = None,
+    num_workers: int = 1,
+) -> Iterator[Loaded]:
+    """Reads many people in worker processes; what is wrong with one stops nobody.
+
+    A file that cannot be used is left out, and so is a person without any that can.
+
+    Args:
+      people: from `people_from_folder`.
+      size, frames_per_clip, limits: see `load_person`.
+      max_photos: caps T: of a person's files the first ones that can be used are taken.
+      num_workers: processes; 0 reads in this one. Several give people in any order.
+    """
+    tasks = [
+        (name, list(files), size, frames_per_clip, max_photos, limits)
+        for name, files in people.items()
+    ]
+    for task, loaded in run_tasks(_load_task, tasks, min(num_workers, len(tasks))):
+        if isinstance(loaded, Failure):  # the decoder took its process with it
+            loaded = Loaded(task[0], None, [f"{task[0]}: {loaded.message}"])
+        yield loaded
+
+
+def _load_task(task, beat: Callable[[], None]) -> Loaded:
+    name, files, size, frames_per_clip, max_photos, limits = task
+    parts, problems, count = [], [], 0
+    for path in files:
+        beat()
+        try:
+            part = load_person([path], size, frames_per_clip, limits, beat)
+        except InputError as error:
+            problems.append(str(error))
+            continue
+        parts.append(part)
+        count += len(part.photos)
+        if max_photos is not None and count >= max_photos:
+            break
+    if not parts:
+        problems = problems or [f"{name}: an empty folder; put photos into it"]
+        return Loaded(name, None, problems)
+    person = Person(
+        np.concatenate([part.photos for part in parts])[:max_photos],
+        np.concatenate([part.landmarks for part in parts])[:max_photos],
+        [source for part in parts for source in part.sources][:max_photos],
+    )
+    return Loaded(name, person, problems)
+
+
+def _frames_of_clip(path, count, limits, on_frame):
     """`count` (name, frame, landmarks) spread evenly over a clip's frames with a face."""
-    track = track_video(path, limits)
+    track = track_video(path, limits, on_frame=lambda *_: on_frame())
     found = np.flatnonzero(track.found)
     chosen = found[np.linspace(0, len(found) - 1, min(count, len(found))).astype(int)]
     wanted = set(chosen.tolist())
     frames = []
     for i, (time, frame) in enumerate(read_frames(path, limits)):
+        on_frame()
         if i in wanted:
             frames.append((f"{path.name}@{time:.2f}s", frame, track.landmarks[i]))
         if i == chosen[-1]:

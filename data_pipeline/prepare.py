@@ -10,7 +10,6 @@ import contextlib
 import functools
 import importlib
 import io
-import json
 import logging
 import os
 import pathlib
@@ -23,8 +22,9 @@ from typing import Any
 import rich.console
 import rich.progress
 
-from data_pipeline import work_files
+from data_pipeline import safe_files, shards, work_files
 from data_pipeline.errors import InputError
+from data_pipeline.images import Limits
 from data_pipeline.raster import RasterStyle
 from data_pipeline.records import Counts, Settings, prepare_video
 from data_pipeline.report import make_report, print_report, write_report
@@ -46,6 +46,7 @@ def prepare(
     test_fraction: float = 0.1,
     test_identities: Collection[str] = (),
     style: RasterStyle | None = None,
+    limits: Limits | None = None,
     beam_options: Sequence[str] = (),
     console: rich.console.Console | None = None,
 ) -> dict[str, Any]:
@@ -54,7 +55,7 @@ def prepare(
     Args:
       source, layout, test_fraction, test_identities: see `voxceleb.find_videos`.
       data_dir: where the dataset goes; `report.json` lies there too.
-      size, frames_per_video, style: see `records.Settings`.
+      size, frames_per_video, style, limits: see `records.Settings`.
       workers: processes; None takes all cores, 0 works in this process.
       runner: a Beam runner, e.g. `DirectRunner`, that then does all the work, without
         resuming.
@@ -70,7 +71,13 @@ def prepare(
     """
     console = console or rich.console.Console(file=sys.stdout)
     data_dir = pathlib.Path(data_dir)
-    settings = Settings(layout, size, frames_per_video, style or RasterStyle())
+    settings = Settings(
+        layout,
+        size,
+        frames_per_video,
+        style or RasterStyle(),
+        limits=limits or Limits(),
+    )
     if finished := find_datasets(data_dir):
         return _already_there(finished, data_dir, settings, console)
     videos = find_videos(source, layout, test_fraction, test_identities)
@@ -114,11 +121,11 @@ def find_datasets(data_dir: pathlib.Path) -> list[pathlib.Path]:
 
 
 def _already_there(finished, data_dir, settings, console) -> dict[str, Any]:
-    """Nothing to do; or the wrong place for these settings."""
+    """Nothing to do but to complete it; or the wrong place for these settings."""
     try:
-        metadata = json.loads((finished[0] / "metadata.json").read_text())
+        metadata = safe_files.read_json(finished[0] / "metadata.json")
         same = metadata["settings"] == settings.to_dict()
-    except (OSError, ValueError, KeyError):
+    except (OSError, ValueError, KeyError, TypeError):
         same = False
     if not same:
         raise InputError(
@@ -126,9 +133,12 @@ def _already_there(finished, data_dir, settings, console) -> dict[str, Any]:
             "name another data_dir or delete this one",
             reason="other_settings",
         )
+    if shards.read_manifest(finished[0]) is None:  # killed, or an older version's
+        with contextlib.suppress(OSError):  # read-only
+            shards.write_manifest(finished[0])
     console.print(f"{finished[0]}: already prepared, nothing to do.")
     with contextlib.suppress(OSError, ValueError):
-        return json.loads((data_dir / "report.json").read_text())
+        return safe_files.read_json(data_dir / "report.json")
     return {"splits": {}, "settings": settings.to_dict()}
 
 
@@ -232,7 +242,7 @@ def _build(data_dir, settings, download_config=None, **kwargs) -> None:
         with _without_chatter():
             import tensorflow_datasets as tfds
 
-            from data_pipeline import input_pipeline
+            from data_pipeline import prepared
             from data_pipeline.talking_heads_dataset_builder import (
                 HeadsConfig,
                 TalkingHeads,
@@ -244,7 +254,8 @@ def _build(data_dir, settings, download_config=None, **kwargs) -> None:
             with contextlib.redirect_stdout(io.StringIO()):
                 builder = TalkingHeads(data_dir=data_dir, config=config)
                 builder.download_and_prepare(download_config=download_config)
-            input_pipeline.write_indexes(builder.data_dir)
+            prepared.write_indexes(builder.data_dir)
+            shards.write_manifest(pathlib.Path(builder.data_dir))
     except OSError as error:
         raise InputError(
             f"{data_dir}: the dataset cannot be written ({error}); make room and run "
@@ -273,17 +284,17 @@ def _prepare_with_beam(
     import tensorflow_datasets as tfds
     from apache_beam.options.pipeline_options import PipelineOptions
 
-    from data_pipeline import input_pipeline
+    from data_pipeline import prepared
 
     options = PipelineOptions([f"--runner={runner}", *beam_options])
     download_config = tfds.download.DownloadConfig(beam_options=options)
     _build(data_dir, settings, download_config, source=str(source), **held_out)
     splits = {}
-    for split in input_pipeline.split_names(data_dir):
-        records = input_pipeline.Records(data_dir, split)
+    for split in prepared.split_names(data_dir):
+        lengths = prepared.open_split(data_dir, split).frames_per_video
         splits[split] = {
-            "videos": records.num_videos,
-            "frames": int(records.frames_per_video.sum()),
+            "videos": len(lengths),
+            "frames": int(lengths.sum()),
         }
     return {"splits": splits}
 

@@ -44,6 +44,7 @@ class Settings:
       frames_per_video: at most, spread evenly over its utterances; 0 keeps all.
       style: of the rasters.
       jpeg_quality: of the frames, 1 to 100.
+      limits: what a file of the corpus may ask for.
     """
 
     layout: str = "voxceleb2"
@@ -51,6 +52,7 @@ class Settings:
     frames_per_video: int = 64
     style: RasterStyle = dataclasses.field(default_factory=RasterStyle)
     jpeg_quality: int = 95
+    limits: Limits = dataclasses.field(default_factory=Limits)
 
     def __post_init__(self):
         if self.size < 16 or self.frames_per_video < 0:
@@ -65,8 +67,15 @@ class Settings:
         return "whole_frame" if self.layout == "voxceleb2" else "follow_head"
 
     def to_dict(self) -> dict[str, Any]:
-        """As JSON values, with the versions of the code that they were read by."""
-        return {**dataclasses.asdict(self), "record_version": RECORD_VERSION}
+        """As JSON values, with the version of the code that they were read by.
+
+        Of the limits those that are not the default.
+        """
+        values = {**dataclasses.asdict(self), "record_version": RECORD_VERSION}
+        default = dataclasses.asdict(Limits())
+        limits = values.pop("limits")
+        changed = {name: v for name, v in limits.items() if v != default[name]}
+        return {**values, "limits": changed} if changed else values
 
 
 @dataclasses.dataclass
@@ -231,22 +240,24 @@ def _read_clips(video: Video, settings: Settings, counts: Counts) -> Iterator[_S
     lengths = {}
     for path in video.utterances:
         try:
-            lengths[path] = _num_frames(path) if settings.frames_per_video else 1
+            lengths[path] = _num_frames(path, settings)
         except InputError as error:
             counts.broken(error)
     total, start = sum(lengths.values()), 0
     for path, length in lengths.items():
         try:
-            for i, (seconds, frame) in enumerate(read_frames(path, Limits())):
+            for i, (seconds, frame) in enumerate(read_frames(path, settings.limits)):
                 yield _Shot(start + i, total, path.stem, seconds, frame, frame)
         except InputError as error:
             counts.broken(error)
         start += length
 
 
-def _num_frames(path: pathlib.Path) -> int:
+def _num_frames(path: pathlib.Path, settings: Settings) -> int:
     """How many frames a file says it has, or would have at its rate."""
-    info = probe(path)
+    if not settings.frames_per_video:
+        return 1  # all are taken, so none need be counted
+    info = probe(path, settings.limits)
     return max(1, info.num_frames or round((info.duration_s or 0) * info.fps))
 
 
@@ -254,7 +265,7 @@ def _read_crops(video: Video, settings: Settings, counts: Counts) -> Iterator[_S
     """VoxCeleb1's JPEG face crops, a second apart: each is a take of its own."""
     for i, path in enumerate(video.utterances):
         try:
-            frame = read_image(path)
+            frame = read_image(path, settings.limits)
         except InputError as error:
             counts.broken(error)
             continue
@@ -273,13 +284,13 @@ def _read_boxed(video: Video, settings: Settings, counts: Counts) -> Iterator[_S
             counts.broken(error)
     positions = {number: i for i, number in enumerate(sorted(wanted))}
     try:
-        for seconds, frame in read_frames(video.utterances[0], Limits()):
+        for seconds, frame in read_frames(video.utterances[0], settings.limits):
             number = round(seconds * VOXCELEB_FPS)
             if number not in wanted:
                 continue
             utterance, box = wanted.pop(number)  # once, also in faster videos
             image, origin = _around(frame, box)
-            if min(image.shape[:2]) >= Limits().min_side:
+            if min(image.shape[:2]) >= settings.limits.min_side:
                 yield _Shot(
                     *(positions[number], len(positions), utterance, seconds, frame),
                     *(image, origin),

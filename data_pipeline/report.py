@@ -1,4 +1,4 @@
-"""What became of the videos of a corpus: a dict for `report.json`, a table to read."""
+"""What became of a corpus: dicts for `report.json`, tables to read."""
 
 from __future__ import annotations
 
@@ -15,6 +15,7 @@ from data_pipeline.records import Counts
 from data_pipeline.voxceleb import Video
 
 _MAX_PROBLEMS = 10_000
+_SHOWN = 20  # problems of a check that are printed
 
 
 def make_report(
@@ -83,3 +84,54 @@ def print_report(report: Mapping[str, Any], console: rich.console.Console) -> No
             numbers = (str(s.get(kind, {}).get(reason, 0)) for s in splits.values())
             table.add_row(f"{title}: {reason}", *numbers)
     console.print(table)
+
+
+def print_check(report: Mapping[str, Any], console: rich.console.Console) -> None:
+    """What `check.check_dataset` found: a table, the lines, a verdict."""
+    splits = report["splits"]
+    table = rich.table.Table("", title=report["path"])
+    for split in splits:
+        table.add_column(split, justify="right")
+    titles = {
+        "people": "people",
+        "videos": "videos",
+        "damaged_videos": "damaged videos",
+        "frames": "frames",
+        "frames_per_video": "frames of a video (least, median, most)",
+        "shards": "files",
+        "megabytes": "MB",
+        "eye_distance": "eye distance / side (1 %, 50 %, 99 %)",
+        "frames_with_odd_eyes": "frames with odd eyes",
+        "frames_with_landmarks_outside": "frames with a landmark outside",
+        "repeated_frames": "repeated frames",
+    }
+    for key, title in titles.items():
+        values = (split[key] for split in splits.values())
+        table.add_row(
+            title,
+            *(
+                " ".join(f"{v:g}" for v in value)
+                if isinstance(value, list)
+                else f"{value:,}"
+                for value in values
+            ),
+        )
+    console.print(table)
+    for pair in report["nearest_people"][:3]:
+        (a, b), (one, other) = pair["splits"], pair["people"]
+        console.print(
+            f"alike: {one} ({a}) and {other} ({b}), descriptors "
+            f"{pair['distance']:.2f} apart",
+            markup=False,
+        )
+    for kind in ("warnings", "problems"):
+        for line in report[kind][:_SHOWN]:
+            console.print(f"{kind[:-1]}: {line}", markup=False, soft_wrap=True)
+        if (more := len(report[kind]) - _SHOWN) > 0:
+            console.print(f"... and {more} more {kind}")
+    if report["problems"]:
+        console.print(f"NOT INTACT: {len(report['problems'])} problems")
+    elif report["warnings"]:
+        console.print("Intact; see the warnings.")
+    else:
+        console.print("Intact: every file is as its checksum says.")

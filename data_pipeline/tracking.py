@@ -4,12 +4,12 @@ import dataclasses
 import os
 import pathlib
 import uuid
-import zipfile
 from collections.abc import Callable
 
 import numpy as np
 
 from data_pipeline import landmarks as lm
+from data_pipeline import safe_files
 from data_pipeline.errors import InputError
 from data_pipeline.images import Limits, check_file, one_line
 from data_pipeline.video import probe, read_frames
@@ -27,7 +27,7 @@ _LONGEST_CROPPED = 176  # faces fill about half the side of a VoxCeleb clip …
 _MIN_CROPPED = 0.3  # … and this much at least
 _THOROUGH_EVERY = 10  # frames without a face between two searches for small faces
 _FORGET = 50  # frames after which a lost person's place does not count any more
-_MAX_BYTES = 2**30  # of an unpacked landmark file
+_MAX_BYTES = 2**28  # of an unpacked landmark file: half a million frames
 
 
 class FaceTracker:
@@ -222,20 +222,18 @@ class LandmarkTrack:
           InputError: `missing`, `empty` or `not_landmarks`.
         """
         absolute = check_file(path)
+        names = [field.name for field in dataclasses.fields(cls)]
         try:
-            with zipfile.ZipFile(absolute) as archive:
-                if sum(item.file_size for item in archive.infolist()) > _MAX_BYTES:
-                    raise ValueError("unpacks to more than 1 GiB")
-            with np.load(absolute, allow_pickle=False) as data:
-                track = cls(
-                    landmarks=data["landmarks"].astype(np.float32),
-                    frame_time=data["frame_time"].astype(np.float64),
-                    width=int(data["width"]),
-                    height=int(data["height"]),
-                    fps=float(data["fps"]),
-                    source=str(data["source"]),
-                    problem=str(data["problem"]),
-                )
+            data = safe_files.read_npz(absolute, _MAX_BYTES, names)
+            track = cls(
+                landmarks=data["landmarks"].astype(np.float32),
+                frame_time=data["frame_time"].astype(np.float64),
+                width=int(data["width"]),
+                height=int(data["height"]),
+                fps=float(data["fps"]),
+                source=str(data["source"]),
+                problem=str(data["problem"]),
+            )
             track._validate()
         except Exception as error:
             raise InputError(

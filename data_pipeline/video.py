@@ -3,6 +3,7 @@
 import contextlib
 import dataclasses
 import os
+import time
 from collections.abc import Iterator
 
 import numpy as np
@@ -49,9 +50,9 @@ def probe(path: str | os.PathLike, limits: Limits | None = None) -> VideoInfo:
       InputError: as `read_frames`.
     """
     limits = limits or Limits()
-    with open_container(path) as container:
+    with open_container(path, limits=limits) as container:
         stream = _video_stream(path, container, limits)
-        frame = next(_decode(path, container, stream))
+        frame = next(_decode(path, container, stream, limits))
         width, height = _shown_size(path, frame, stream, limits)
         if abs(_quarter_turns(frame)) % 2:
             width, height = height, width
@@ -87,17 +88,17 @@ def read_frames(
       InputError: before the first frame for a file that is `missing`, `empty`,
         `unreadable`, `no_video`, `unsupported`, `too_large`, `too_small` or
         `too_long`. After some good frames, which the caller may keep:
-        `truncated` for damage, `size_changes`, `too_long`.
+        `truncated` for damage, `size_changes`, `too_long`, `too_slow`.
     """
     limits = limits or Limits()
-    with open_container(path) as container:
+    with open_container(path, limits=limits) as container:
         stream = _video_stream(path, container, limits)
         stream.codec_context.thread_count = decode_threads
         stream.codec_context.thread_type = "SLICE" if decode_threads == 1 else "AUTO"
         step = 1.0 / _rate(stream)
         origin = (container.start_time or 0) / 1e6
-        time, size = -np.inf, None
-        for count, frame in enumerate(_decode(path, container, stream)):
+        seconds, size = -np.inf, None
+        for count, frame in enumerate(_decode(path, container, stream, limits)):
             if size is None:
                 size = (frame.width, frame.height)
                 width, height = _shown_size(path, frame, stream, limits)
@@ -110,25 +111,29 @@ def read_frames(
             with gate(path):
                 shown = frame.time - origin if frame.time is not None else -np.inf
                 # Missing or repeated time stamps: assume the steady rate.
-                time = shown if shown > time else max(time + step, 0.0)
-                _check_length(path, limits, time, count + 1)
+                seconds = shown if shown > seconds else max(seconds + step, 0.0)
+                _check_length(path, limits, seconds, count + 1)
                 rgb = frame.to_ndarray(
                     width=width, height=height, format="rgb24", interpolation="BICUBIC"
                 )
                 turns = _quarter_turns(frame)
                 if turns:
                     rgb = np.ascontiguousarray(np.rot90(rgb, turns))
-            yield time, rgb
+            yield seconds, rgb
 
 
 @contextlib.contextmanager
-def open_container(path: str | os.PathLike, sound_files: bool = False):
+def open_container(
+    path: str | os.PathLike, sound_files: bool = False, limits: Limits | None = None
+):
     """Opens a media file for reading with PyAV, refusing what is not media.
 
     Args:
       path: the file.
       sound_files: accepts wav, mp3, flac, ogg and aac too.
+      limits: what the file may ask for.
     """
+    limits = limits or Limits()
     try:
         import av
     except ImportError as error:
@@ -136,12 +141,24 @@ def open_container(path: str | os.PathLike, sound_files: bool = False):
             f'{path}: PyAV reads videos; pip install "flax-heads[data]".',
             "missing_package",
         ) from error
-    absolute = check_file(path)
+    absolute = check_file(path, limits.max_bytes)
     formats = _CONTAINERS + (_SOUND_FILES if sound_files else "")
-    options = {"format_whitelist": formats, "protocol_whitelist": "file"}
+    options = {
+        "format_whitelist": formats,
+        "protocol_whitelist": "file",
+        "max_streams": str(limits.max_streams + 1),  # FFmpeg ignores those beyond
+    }
     with gate(path):
-        container = av.open(str(absolute), options=options)
+        container = av.open(
+            str(absolute), options=options, timeout=limits.max_decode_seconds
+        )
     with container:
+        if len(container.streams) > limits.max_streams:
+            raise InputError(
+                f"{path}: more streams than the limit of {limits.max_streams}; "
+                f"{_REENCODE}.",
+                "too_many_streams",
+            )
         yield container
 
 
@@ -159,6 +176,8 @@ def gate(path: str | os.PathLike, frames: int = 0):
         raise
     except Exception as error:
         # FFmpegError, IndexError, ValueError, MemoryError and more have been seen.
+        if type(error).__name__ == "ExitError":  # PyAV's, at its time-out
+            raise _too_slow(path) from error
         text = getattr(error, "strerror", None) or one_line(error)
         if frames:
             raise InputError(
@@ -195,9 +214,9 @@ def _video_stream(path, container, limits: Limits):
     return stream
 
 
-def _decode(path, container, stream) -> Iterator:
+def _decode(path, container, stream, limits: Limits) -> Iterator:
     """PyAV frames; damage and a missing end are an `InputError`."""
-    frames = _packet_frames(container, stream)
+    frames = _packet_frames(path, container, stream, limits.max_decode_seconds)
     count = 0
     while True:
         with gate(path, frames=count):
@@ -218,19 +237,37 @@ def _decode(path, container, stream) -> Iterator:
         )
 
 
-def _packet_frames(container, stream) -> Iterator:
+def _packet_frames(path, container, stream, max_decode_seconds: float) -> Iterator:
     """Decoded frames up to the damage, if any, then PyAV's exception.
 
     Decoders hold frames back to put them in order: those are still good.
     """
+    packets, spent = container.demux(stream), 0.0
     try:
-        for packet in container.demux(stream):
-            yield from stream.decode(packet)
+        while True:
+            start = time.monotonic()
+            packet = next(packets, None)
+            frames = stream.decode(packet) if packet is not None else ()
+            spent += time.monotonic() - start
+            if spent > max_decode_seconds:
+                raise _too_slow(path)
+            yield from frames
+            if packet is None:
+                return
+    except InputError:
+        raise
     except Exception:
         with contextlib.suppress(Exception):
             held = stream.decode(None)
             yield from (frame for frame in held if not frame.is_corrupt)
         raise
+
+
+def _too_slow(path) -> InputError:
+    return InputError(
+        f"{path}: decoding takes longer than the limit; cut it, or {_REENCODE}.",
+        "too_slow",
+    )
 
 
 def _no_frame(path) -> InputError:

@@ -242,8 +242,10 @@ class _AudioSource:
         """Adds the stream to `output`; tells whether it is copied or encoded."""
         context = self.stream.codec_context
         name = context.codec.canonical_name
-        # AAC without a header (ADTS) cannot go into an mp4 as it is.
-        if name in _COPIED and (name != "aac" or context.extradata):
+        # AAC without a header (ADTS) cannot go into an mp4 as it is, nor can a damaged
+        # stream that tells no rate.
+        told = 8000 <= context.rate <= 96_000 and 1 <= context.channels <= 8
+        if name in _COPIED and told and (name != "aac" or context.extradata):
             self._output = output.add_stream_from_template(self.stream)
             self._copied = True
             self._pieces = self._packets()

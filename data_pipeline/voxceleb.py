@@ -28,6 +28,9 @@ LAYOUTS = {
 # VoxCeleb counts frames at this rate, whatever the rate of the video.
 VOXCELEB_FPS = 25.0
 
+_MAX_BYTES = 2**22  # of a text file; VoxCeleb's longest has 100 kB
+_MAX_VALUE = 1e6  # of a frame number or a side of a box
+
 _VIDEO_SUFFIXES = frozenset(
     ".mp4 .m4v .mov .mkv .webm .avi .mpg .mpeg .ts .3gp".split()
 )
@@ -125,9 +128,16 @@ def read_boxes(path: str | os.PathLike) -> tuple[np.ndarray, np.ndarray]:
     """
     path = pathlib.Path(path)
     try:
-        lines = path.read_text("utf-8").splitlines()
-    except (OSError, UnicodeDecodeError) as error:
-        raise InputError(f"{path}: cannot be read ({error})", "unreadable") from error
+        with open(path, "rb") as file:
+            text = file.read(_MAX_BYTES + 1)
+        if len(text) > _MAX_BYTES:
+            raise ValueError(f"more than {_MAX_BYTES / 1e6:.0f} MB")
+        lines = text.decode("utf-8").splitlines()
+    except (OSError, ValueError) as error:
+        raise InputError(
+            f"{path}: cannot be read ({error}); fetch it again or remove it",
+            "unreadable",
+        ) from error
     table = [i for i, line in enumerate(lines) if line.split()[:1] == ["FRAME"]]
     if not table or lines[table[0]].split() != ["FRAME", "X", "Y", "W", "H"]:
         raise InputError(
@@ -142,9 +152,9 @@ def read_boxes(path: str | os.PathLike) -> tuple[np.ndarray, np.ndarray]:
         try:
             frame, *box = line.split()
             row = (int(frame), *map(float, box))
-            if len(row) != 5 or row[0] < 0 or not np.isfinite(row).all():
+            if len(row) != 5 or row[0] < 0 or min(row[3:]) <= 0:
                 raise ValueError
-            if min(row[3:]) <= 0:
+            if not all(abs(value) <= _MAX_VALUE for value in row):  # nor NaN
                 raise ValueError
         except ValueError:
             raise InputError(
@@ -186,7 +196,9 @@ def _find_voxceleb1(source: pathlib.Path) -> Iterator[Video]:
         source.glob(pattern) for pattern in ("*/[0-9].[0-9]/*", "*/*/[0-9].[0-9]/*")
     ]
     for folder in sorted(folder for found in crops for folder in found):
-        files = [f for f in _visible(folder.glob("*.jpg")) if f.stem.isdigit()]
+        files = [
+            f for f in _visible(folder.glob("*.jpg")) if re.fullmatch("[0-9]+", f.stem)
+        ]
         if files:
             files.sort(key=lambda file: int(file.stem))
             identity, video = folder.parent.parent.name, folder.name
@@ -238,6 +250,12 @@ def _assign_splits(
     test_fraction: float,
     test_identities: Collection[str],
 ) -> list[Video]:
+    for video in videos:
+        if not video.key.isprintable():  # or bytes that are not UTF-8
+            raise InputError(
+                f"{source}: the name {video.key!a} is not readable text; rename it",
+                reason="bad_name",
+            )
     people = {video.identity for video in videos}
     if unknown := set(test_identities) - people:
         raise InputError(

@@ -11,9 +11,11 @@ from typing import Any
 
 import numpy as np
 
-from data_pipeline import packing
+from data_pipeline import packing, safe_files
 from data_pipeline.records import Counts, Settings
 from data_pipeline.voxceleb import Video
+
+_MAX_BYTES = 2**33  # of one record; all frames of a long video
 
 
 def work_file(folder: pathlib.Path, video: Video, settings: Settings) -> pathlib.Path:
@@ -46,25 +48,25 @@ def save_work(path: pathlib.Path, example: dict | None, counts: Counts) -> None:
 def load_counts(path: pathlib.Path) -> Counts | None:
     """The counts in a work file, or None if there is no good one."""
     try:
-        with open(path, "rb") as file, np.load(file, allow_pickle=False) as stored:
-            counts = json.loads(stored["header"].tobytes())["counts"]
+        header = safe_files.read_npz(path, _MAX_BYTES, ["header"])["header"]
+        counts = safe_files.parse_json(header.tobytes())["counts"]
+        for name in ("dropped", "files"):
+            counts[name] = collections.Counter(counts[name])
+        return Counts(**counts)
     except Exception:  # no matter why: it is made again
         return None
-    for name in ("dropped", "files"):
-        counts[name] = collections.Counter(counts[name])
-    return Counts(**counts)
 
 
 def load_example(path: pathlib.Path) -> dict[str, Any]:
-    """The example in a work file that has one."""
-    with open(path, "rb") as file, np.load(file, allow_pickle=False) as stored:
-        header = json.loads(stored["header"].tobytes())
-        del header["counts"]
-        return {
-            **header,
-            **{name: stored[name] for name in ("landmarks", "frame_time")},
-            **{
-                name: packing.unpack(stored[name], stored[f"{name}_sizes"])
-                for name in ("frames", "rasters")
-            },
-        }
+    """The example in a work file that has one. Raises nearly anything."""
+    stored = safe_files.read_npz(path, _MAX_BYTES)
+    header = safe_files.parse_json(stored["header"].tobytes())
+    del header["counts"]
+    return {
+        **header,
+        **{name: stored[name] for name in ("landmarks", "frame_time")},
+        **{
+            name: packing.unpack(stored[name], stored[f"{name}_sizes"])
+            for name in ("frames", "rasters")
+        },
+    }

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import pathlib
 from collections.abc import Callable, Iterator
@@ -12,6 +13,7 @@ from PIL import Image
 from data_pipeline import geometry
 from data_pipeline.errors import InputError
 from data_pipeline.raster import draw_raster
+from data_pipeline.read_ahead import read_ahead
 from data_pipeline.tracking import LandmarkTrack, track_video
 from data_pipeline.video import read_frames
 from data_pipeline.video_writer import VideoWriter
@@ -34,9 +36,11 @@ def drive(
 ) -> dict[str, int]:
     """Animates `head` with a driver and writes the video and a contact sheet beside it.
 
-    The driver's frame times and sound are kept. Of the driver's video one frame is in
-    memory at a time; its landmarks (half a kilobyte a frame) are kept whole, because
-    relative driving looks for the frame most like the source.
+    The driver's frame times and sound are kept. Of the driver's video a few frames are
+    in memory at a time; its landmarks (half a kilobyte a frame) are kept whole, because
+    relative driving looks for the frame most like the source, and a gap is filled from
+    both its ends. Landmarks therefore come first; then decoding, the generator, the
+    layout and the encoder work at once, each in its own thread.
 
     Args:
       head: whom to animate.
@@ -72,11 +76,12 @@ def drive(
     points = adapt_landmarks(head, in_crop, relative)
     sheet = _Sheet(len(points))
     video = None if is_track else driving
-    frames = _compose(head, points, boxes, video, side_by_side, sheet)
-    if output.suffix.lower() == ".mp4":
-        _write_video(output, frames, track, video, on_progress)
-    else:
-        _write_pictures(output, frames, track, on_progress)
+    composed = read_ahead(_compose(head, points, boxes, video, side_by_side, sheet))
+    with contextlib.closing(composed) as frames:  # ends its threads, whatever happens
+        if output.suffix.lower() == ".mp4":
+            _write_video(output, frames, track, video, on_progress)
+        else:
+            _write_pictures(output, frames, track, on_progress)
     Image.fromarray(sheet.draw()).save(output.with_suffix(".png"))
     return {"frames": len(points), "without_face": int((~track.found).sum())}
 
@@ -123,13 +128,18 @@ def _compose(head, points, boxes, video, side_by_side, sheet) -> Iterator[np.nda
     size = head.size
     scale = max(1, -(-_SMALLEST_OUTPUT // size))
     source = head.photos[0]
-    drivers = _driver_crops(video, boxes, points, head)
-    for i, (result, driver) in enumerate(zip(head.animate(points), drivers)):
-        sheet.see(i, source, driver, result)
-        shown = [source, driver, result] if side_by_side else [result]
-        row = Image.fromarray(np.concatenate(shown, 1))
-        target = (row.width * scale, row.height * scale)
-        yield np.asarray(row.resize(target, Image.Resampling.BICUBIC))
+    with (
+        contextlib.closing(read_ahead(head.animate(points))) as results,
+        contextlib.closing(
+            read_ahead(_driver_crops(video, boxes, points, head))
+        ) as drivers,
+    ):
+        for i, (result, driver) in enumerate(zip(results, drivers)):
+            sheet.see(i, source, driver, result)
+            shown = [source, driver, result] if side_by_side else [result]
+            row = Image.fromarray(np.concatenate(shown, 1))
+            target = (row.width * scale, row.height * scale)
+            yield np.asarray(row.resize(target, Image.Resampling.BICUBIC))
 
 
 def _driver_crops(video, boxes, points, head) -> Iterator[np.ndarray]:

@@ -2,17 +2,22 @@
 
 from __future__ import annotations
 
-import json
+import contextlib
+import math
 import pathlib
-from typing import Any
+from collections.abc import Iterator
+from typing import Any, Literal
 
 import jax
 import numpy as np
 import orbax.checkpoint as ocp
-from etils import epath
+from absl import logging as absl_logging
 from orbax.checkpoint import checkpoint_managers
 
 from data_pipeline.errors import InputError
+from flax_heads import integrity, saved_steps
+from flax_heads.console import log
+from flax_heads.saved_steps import BEST_BY
 from flax_heads.state import TrainState
 
 # Fields in which a run may differ from the checkpoint it continues from. Every other
@@ -23,125 +28,235 @@ _FREE_FIELDS = (
     "checkpoint_every_steps",
     "eval_every_steps",
     "keep_checkpoints",
+    "max_non_finite_steps",
+    "stall_timeout_seconds",
     "resume",
     "init_from",
     "fine_tune",
 )
 
 
-def open_manager(workdir: str | pathlib.Path, keep: int = 2) -> ocp.CheckpointManager:
-    """Opens `workdir`/checkpoints for writing; saves run in the background."""
-    folder = pathlib.Path(workdir).resolve() / "checkpoints"
-    policy = checkpoint_managers.LatestN(keep)
-    return ocp.CheckpointManager(
+@contextlib.contextmanager
+def open_manager(
+    workdir: str | pathlib.Path, keep: int = 2
+) -> Iterator[ocp.CheckpointManager]:
+    """Opens `workdir`/checkpoints for writing; saves run in the background.
+
+    Kept are the last `keep` steps, and of the steps with a held-out L1 the best one.
+    Leaving waits for the last save.
+
+    Raises:
+      InputError: a save failed, while leaving.
+    """
+    # Orbax tells of a failed save in hundreds of lines, and so do its threads later.
+    absl_logging.set_verbosity(absl_logging.FATAL)
+    folder = saved_steps.folder_of(workdir)
+    for step in saved_steps.newest_first(folder):
+        try:
+            saved_steps.read_metrics(folder / str(step))
+        except saved_steps.Damaged as damage:  # Orbax would not open the folder at all
+            log.warning("%s/%d is damaged (%s)", folder, step, damage)
+            saved_steps.set_aside(folder, step)
+    last = checkpoint_managers.LatestN(keep)
+    best = checkpoint_managers.BestN(
+        get_metric_fn=lambda metrics: metrics[BEST_BY],
+        reverse=True,
+        n=1,
+        keep_checkpoints_without_metrics=False,
+    )
+    manager = ocp.CheckpointManager(
         folder,
         options=ocp.CheckpointManagerOptions(
-            preservation_policy=policy, cleanup_tmp_directories=True, create=True
+            preservation_policy=checkpoint_managers.AnyPreservationPolicy([last, best]),
+            best_fn=lambda metrics: metrics[BEST_BY],  # without it none are written
+            cleanup_tmp_directories=True,
+            create=True,
         ),
     )
+    try:
+        yield manager
+    except BaseException:
+        with contextlib.suppress(Exception):  # the first error is the one to report
+            manager.close()
+        raise
+    with _failure_in_one_line(manager):
+        manager.close()
 
 
 def save(
-    manager: ocp.CheckpointManager, step: int, state: TrainState, config: dict
+    manager: ocp.CheckpointManager,
+    step: int,
+    state: TrainState,
+    config: dict,
+    metrics: dict[str, float] | None = None,
 ) -> None:
-    """Starts saving the state beside the resolved config; a repeated step is skipped."""
+    """Starts saving the state; a repeated step is skipped.
+
+    Returns when the arrays are hashed and copied, not when they are written.
+
+    Args:
+      manager: from `open_manager`.
+      step: the state's.
+      state: to save; its buffers may be donated afterwards.
+      config: resolved, as JSON values.
+      metrics: of this very state, with "held_out/l1". A step without them is kept as
+        one of the last, never as the best.
+
+    Raises:
+      InputError: this save, or the one before it, failed; older steps are intact.
+    """
     if step in manager.all_steps():
         return
-    manager.save(
-        step,
-        args=ocp.args.Composite(
-            state=ocp.args.StandardSave(state), config=ocp.args.JsonSave(config)
-        ),
+    if metrics is not None and not math.isfinite(metrics[BEST_BY]):
+        metrics = None
+    code = integrity.code_version()
+    digests = integrity.digests(
+        saved_steps.record(config, code, metrics) | {"state": state}
+    )
+    items = ocp.args.Composite(
+        state=ocp.args.StandardSave(state),
+        config=ocp.args.JsonSave(config),
+        code=ocp.args.JsonSave(code),
+        digests=ocp.args.JsonSave(digests),
+    )
+    with _failure_in_one_line(manager):
+        manager.save(step, args=items, metrics=metrics)
+
+
+def check(manager: ocp.CheckpointManager) -> None:
+    """Raises InputError if a save failed in the background meanwhile."""
+    with _failure_in_one_line(manager):
+        manager.check_for_errors()
+
+
+@contextlib.contextmanager
+def _failure_in_one_line(manager: ocp.CheckpointManager) -> Iterator[None]:
+    try:
+        yield
+    # A full disk is an OSError, a ValueError or a RuntimeError by who met it.
+    except Exception as error:
+        raise InputError(
+            f"{manager.directory}: a checkpoint could not be saved "
+            f"({saved_steps.reason(error)}); {last_good(manager.directory.parent)}; "
+            "make room and run again to resume",
+            reason="save_failed",
+        ) from error
+
+
+def last_good(workdir: str | pathlib.Path) -> str:
+    """For messages: which checkpoint a run would resume from."""
+    folder = saved_steps.folder_of(workdir)
+    steps = saved_steps.newest_first(folder)
+    return (
+        f"the last good one is {folder / str(steps[0])}" if steps else "there is none"
     )
 
 
-def restore(
-    manager: ocp.CheckpointManager, step: int, target: TrainState, config: dict
-) -> TrainState:
-    """Restores a state into the shapes and shardings of `target` (abstract).
+def restore_newest(
+    workdir: str | pathlib.Path,
+    target: TrainState,
+    config: dict,
+    *,
+    read_only: bool = False,
+) -> TrainState | None:
+    """The newest intact state of a run; None where there is no checkpoint.
+
+    A damaged step that is newer than an intact one is named in a warning and, unless
+    `read_only`, moved to `workdir`/damaged_checkpoints: its number will be used again.
+
+    Args:
+      workdir: of the run.
+      target: abstract state with the shapes and shardings wanted.
+      config: resolved, as JSON values.
+      read_only: the run is another's and may be alive.
 
     Raises:
-      InputError: the checkpoint was made by a config that differs in fields which
-        change the parameters, the data or the meaning of the weights.
+      InputError: every checkpoint is damaged, or the newest intact one was made by a
+        config that differs in fields which change the parameters, the data or the
+        meaning of the weights.
     """
-    saved = manager.restore(
-        step, args=ocp.args.Composite(config=ocp.args.JsonRestore())
-    )["config"]
-    differences = config_differences(saved, config)
-    if differences:
+    folder = saved_steps.folder_of(workdir)
+
+    def read_state(step_folder, saved_config):
+        _refuse_other_config(step_folder, saved_config, config)
+        with ocp.StandardCheckpointer() as checkpointer:
+            return checkpointer.restore(step_folder / "state", target)
+
+    if not (steps := saved_steps.newest_first(folder)):
+        return None
+    step, _, state = saved_steps.read_newest(folder, steps, read_state)
+    log.info("resuming from step %d of %s", step, folder)
+    if not read_only:
+        for damaged in steps[: steps.index(step)]:
+            saved_steps.set_aside(folder, damaged)
+    return state
+
+
+def _refuse_other_config(step_folder: pathlib.Path, saved: dict, config: dict) -> None:
+    """Raises InputError where binding fields differ; warns where only the code does."""
+    by = ""
+    if (step_folder / "code").exists():
+        code = saved_steps.read_json(step_folder, "code")
+        by = "; ".join(integrity.differences(code, integrity.code_version()))
+    binding = [
+        {name: value for name, value in values.items() if name not in _FREE_FIELDS}
+        for values in (saved, config)
+    ]
+    if differences := integrity.differences(*binding):
         raise InputError(
-            f"{manager.directory}: step {step} was made by another config "
-            f"({'; '.join(differences)}); use a new --workdir, or the old settings",
+            f"{step_folder.parent}: step {step_folder.name} was made by another config "
+            f"({'; '.join(differences)}){by and f' and by other code ({by})'}; use a "
+            "new --workdir, or the old settings",
             reason="other_config",
         )
-    restored = manager.restore(
-        step, args=ocp.args.Composite(state=ocp.args.StandardRestore(target))
-    )
-    return restored["state"]
-
-
-def restore_from(
-    workdir: str | pathlib.Path, target: TrainState, config: dict
-) -> TrainState:
-    """Restores the newest state of another run, which is only read: it may be alive.
-
-    Raises:
-      InputError: no checkpoint there, or as `restore`.
-    """
-    folder = pathlib.Path(workdir).resolve() / "checkpoints"
-    if folder.is_dir():
-        options = ocp.CheckpointManagerOptions(read_only=True)
-        with ocp.CheckpointManager(folder, options=options) as manager:
-            if (step := manager.latest_step()) is not None:
-                return restore(manager, step, target, config)
-    raise InputError(
-        f"{workdir}: has no checkpoint to resume from; expected the --workdir of a "
-        "training run",
-        reason="no_checkpoint",
-    )
-
-
-def config_differences(saved: dict, config: dict, prefix: str = "") -> list[str]:
-    """Lines `field: saved -> now` for every binding field in which two configs differ."""
-    lines = []
-    for name in sorted({*saved, *config}):
-        if not prefix and name in _FREE_FIELDS:
-            continue
-        before, now = saved.get(name), config.get(name)
-        if isinstance(before, dict) and isinstance(now, dict):
-            lines += config_differences(before, now, f"{prefix}{name}.")
-        elif json.dumps(before) != json.dumps(now):
-            lines.append(f"{prefix}{name}: {before} -> {now}")
-    return lines
+    if by:
+        log.warning("%s was written by other code (%s)", step_folder, by)
 
 
 def load_for_fine_tuning(
-    workdir: str | pathlib.Path, step: int | None = None
+    workdir: str | pathlib.Path, step: int | Literal["best"] | None = None
 ) -> tuple[int, dict, dict[str, Any]]:
     """Reads what a new person needs, and never W or an optimiser state.
 
     Args:
       workdir: of a training run.
-      step: which checkpoint; the newest by default.
+      step: which checkpoint; "best" is the one with the smallest held-out L1; by
+        default the newest, or, where it is damaged, the one before it.
 
     Returns:
       its step, its config, and numpy trees "ema", "generator_vectors",
       "discriminator", "discriminator_vectors".
 
     Raises:
-      InputError: no checkpoint there.
+      InputError: no checkpoint there, or the one asked for (or every one) is damaged.
     """
-    folder = epath.Path(workdir).resolve() / "checkpoints"
-    steps = ocp.utils.checkpoint_steps(folder) if folder.exists() else []
-    if not steps or (step is not None and step not in steps):
+    folder = saved_steps.folder_of(workdir)
+    steps = saved_steps.newest_first(folder)
+    if step is not None:
+        number = saved_steps.best(folder) if step == "best" else step
+        steps = [number] if number in steps else []
+    if not steps:
         wanted = "checkpoint" if step is None else f"checkpoint {step}"
         raise InputError(
             f"{workdir}: has no {wanted}; expected the --workdir of a training run",
             reason="no_checkpoint",
         )
-    step = max(steps) if step is None else step
-    config = json.loads((folder / str(step) / "config" / "metadata").read_text())
-    item = folder / str(step) / "state"
+    step, config, loaded = saved_steps.read_newest(folder, steps, _read_networks)
+    return (
+        step,
+        config,
+        {
+            "ema": loaded["ema"],
+            "generator_vectors": loaded["generator"]["vectors"],
+            "discriminator": loaded["discriminator"]["params"],
+            "discriminator_vectors": loaded["discriminator"]["vectors"],
+        },
+    )
+
+
+def _read_networks(step_folder: pathlib.Path, _) -> dict[str, Any]:
+    """The parts of a saved state that are networks, as numpy arrays."""
+    item = step_folder / "state"
     with ocp.PyTreeCheckpointer() as checkpointer:
         tree = checkpointer.metadata(item).item_metadata.tree
         wanted = {
@@ -154,20 +269,10 @@ def load_for_fine_tuning(
         as_numpy = jax.tree.map(
             lambda _: ocp.RestoreArgs(restore_type=np.ndarray), wanted
         )
-        loaded = checkpointer.restore(
+        return checkpointer.restore(
             item,
             ocp.args.PyTreeRestore(wanted, restore_args=as_numpy, partial_restore=True),
         )
-    return (
-        step,
-        config,
-        {
-            "ema": loaded["ema"],
-            "generator_vectors": loaded["generator"]["vectors"],
-            "discriminator": loaded["discriminator"]["params"],
-            "discriminator_vectors": loaded["discriminator"]["vectors"],
-        },
-    )
 
 
 def with_networks(state: TrainState, loaded: dict[str, Any], source: str) -> TrainState:

@@ -23,7 +23,8 @@ from flax_heads.objectives import (
 )
 from flax_heads.state import Adam, Networks, Player, start_player, update_ema
 
-_REPORT_EVERY = 5  # iterations between reports of progress
+_REPORT_EVERY = 5  # iterations between reports of progress, where the host dispatches
+_MOST_REPORTS = 10  # where the device runs many iterations by itself
 
 
 class FineTuneState(struct.PyTreeNode):
@@ -173,20 +174,54 @@ def make_advance(
     step: Callable[[FineTuneState, Batch], tuple[FineTuneState, Metrics]],
     batch_size: int,
 ) -> Callable[..., tuple[FineTuneState, Metrics]]:
-    """Builds and compiles one iteration over min(batch_size, T) photos drawn at random.
+    """Builds iterations over min(batch_size, T) photos drawn at random.
 
-    `(state, photos, rasters, key) -> (state, metrics)` with uint8 [T, H, W, 3]; the
-    state is donated. Iterations are dispatched from the host: inside `lax.scan` XLA's
-    CPU backend runs convolutions on one thread, tens of times slower.
+    The result is `(state, photos, rasters, key, count=1) -> (state, metrics)`, pure, with
+    uint8 [T, H, W, 3]: `count` iterations, which compile to one program, and the metrics
+    of the last. Compile it with `compile_advance`.
     """
 
-    def advance(state, photos, rasters, key):
-        order = jax.random.permutation(
-            jax.random.fold_in(key, state.step), len(photos)
-        )[: min(batch_size, len(photos))]
-        return step(state, {"frames": photos[order], "rasters": rasters[order]})
+    def advance(state, photos, rasters, key, count=1):
+        def iterate(state, _):
+            order = jax.random.permutation(
+                jax.random.fold_in(key, state.step), len(photos)
+            )[: min(batch_size, len(photos))]
+            return step(state, {"frames": photos[order], "rasters": rasters[order]})
 
-    return jax.jit(advance, donate_argnums=0)
+        if count == 1:
+            return iterate(state, None)
+        state, metrics = jax.lax.scan(iterate, state, length=count)
+        return state, jax.tree.map(lambda values: values[-1], metrics)
+
+    return advance
+
+
+def compile_advance(
+    advance: Callable[..., tuple[FineTuneState, Metrics]],
+) -> Callable[..., tuple[FineTuneState, Metrics]]:
+    """Compiles it, once per T and `count`; the state passed in is donated."""
+    return jax.jit(advance, static_argnames="count", donate_argnums=0)
+
+
+def prefers_one_program() -> bool:
+    """Whether many iterations, or many people, should be one program on this backend.
+
+    The one place that asks. XLA's CPU backend runs convolutions inside a loop on one
+    thread, 36 times slower, and those of people side by side (grouped ones) without its
+    fast kernels: there the host dispatches each iteration of each person.
+    """
+    return jax.default_backend() != "cpu"
+
+
+def iterations_at_once(num_iterations: int) -> int:
+    """How many iterations run before the host hears of them: their number or 1/2 … 1/10.
+
+    Equal parts, so that only one program is compiled.
+    """
+    if not prefers_one_program():
+        return 1
+    parts = max(n for n in range(1, _MOST_REPORTS + 1) if num_iterations % n == 0)
+    return max(1, num_iterations // parts)
 
 
 def run_fine_tuning(
@@ -197,24 +232,32 @@ def run_fine_tuning(
     *,
     num_iterations: int,
     seed: int,
+    at_once: int | None = None,
     on_progress: Callable[[int, dict[str, float]], None] = lambda step, metrics: None,
 ) -> FineTuneState:
     """Runs `num_iterations` of `make_advance`'s iterations.
 
     Args:
-      advance: the compiled iteration.
+      advance: compiled, of one person, or of several whose state and photos have a
+        leading axis.
       state: from `personalize`; donated.
       photos, rasters: uint8 [T, H, W, 3].
       num_iterations: optimiser updates of the generator.
       seed: of the order in which the photos are visited.
-      on_progress: called with the iterations done and the last metrics.
+      at_once: iterations in one program; must divide `num_iterations`. By default what
+        suits the backend. The numbers do not depend on it.
+      on_progress: called with the iterations done and the last metrics, means over
+        people.
     """
+    at_once = at_once or iterations_at_once(num_iterations)
+    if num_iterations % at_once:
+        raise ValueError(f"{num_iterations} iterations in parts of {at_once}")
     key = jax.random.key(seed)
     photos, rasters = jnp.asarray(photos), jnp.asarray(rasters)
-    for done in range(1, num_iterations + 1):
-        state, metrics = advance(state, photos, rasters, key)
-        if done % _REPORT_EVERY == 0 or done == num_iterations:
+    for done in range(at_once, num_iterations + 1, at_once):
+        state, metrics = advance(state, photos, rasters, key, count=at_once)
+        if at_once > 1 or done % _REPORT_EVERY == 0 or done == num_iterations:
             # Reading the numbers also keeps the host from running far ahead.
-            values = {name: float(value) for name, value in metrics.items()}
+            values = {k: float(np.mean(v)) for k, v in jax.device_get(metrics).items()}
             on_progress(done, values)
     return state

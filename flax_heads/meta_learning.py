@@ -17,7 +17,7 @@ from flax_heads.objectives import (
     image_terms,
     to_unit_range,
 )
-from flax_heads.state import Adam, Networks, TrainState, update_ema
+from flax_heads.state import Adam, Networks, TrainState, choose, update_ema
 from flax_heads.video_embeddings import update_rows
 
 Batch = dict[str, jax.Array]
@@ -73,6 +73,8 @@ def make_meta_step(
          and the batch's rows of W. G does not change meanwhile, so x-hat stays valid.
       3. L_CNT + L_ADV + L_MCH is evaluated against the *updated* discriminator and
          pulled back to phi, psi, P. Nothing of it reaches theta or W.
+      4. If a loss or the norm of a gradient is not finite, the step is skipped: all of
+         the state but its `step` stays, and the metric `skipped` is 1.
 
     Args:
       networks: the modules.
@@ -115,6 +117,9 @@ def make_meta_step(
         (fake, embedding), pull_back = jax.vjp(forward, state.generator.params)
 
         discriminator, table = state.discriminator, state.video_embeddings
+        all_indices = gather(video_index)  # of the global batch
+        rows_before = jax.tree.map(lambda w: w[all_indices], table)
+        must_be_finite = []
         for i in range(discriminator_updates):
 
             def objective(params, rows, vectors=discriminator.vectors):
@@ -127,11 +132,16 @@ def make_meta_step(
                 objective, argnums=(0, 1), has_aux=True
             )(discriminator.params, rows)
             d_grads = average(d_grads)
+            row_grads = gather(row_grads) / (
+                jax.lax.axis_size(axis_name) if axis_name else 1
+            )
+            d_grad_norm = optax.tree.norm(d_grads)
+            must_be_finite += [average(d_loss), d_grad_norm, optax.tree.norm(row_grads)]
             discriminator = discriminator.updated(d_grads, discriminator_adam)
             table = update_rows(
                 table,
-                gather(video_index),
-                gather(row_grads) / (jax.lax.axis_size(axis_name) if axis_name else 1),
+                all_indices,
+                row_grads,
                 discriminator_updates * state.step + i + 1,
                 learning_rate=discriminator_adam.learning_rate,
                 b2=discriminator_adam.b2,
@@ -158,27 +168,47 @@ def make_meta_step(
         )(fake, embedding)
         (g_grads,) = pull_back((fake_grads, embedding_grads))
         g_grads = average(g_grads)
-        generator = state.generator.updated(g_grads, generator_adam)
 
+        mean_fake = average(fake.mean(0))  # [H, W, 3]
         metrics = {f"loss/{name}": value for name, value in terms.items()}
         metrics |= {"loss/discriminator": d_loss, **scores}
         metrics |= {
             "l1": losses.mean_l1(fake, real) / 2,  # of frames in [0, 1]
             "norm/embedding": jnp.linalg.norm(embedding, axis=-1).mean(),
             "norm/video_embedding": jnp.linalg.norm(rows, axis=-1).mean(),
+            "match/cosine": optax.losses.cosine_similarity(
+                embedding, rows, epsilon=1e-8
+            ).mean(),
         }
         metrics = average(metrics)
         metrics |= {
+            "fake/std_over_batch": jnp.sqrt(
+                average(jnp.square(fake - mean_fake).mean())
+            ),
+            "fake/std_over_space": jnp.sqrt(average(fake.var((1, 2)).mean())),
             "norm/generator_gradient": optax.tree.norm(g_grads),
-            "norm/discriminator_gradient": optax.tree.norm(d_grads),
+            "norm/discriminator_gradient": d_grad_norm,
         }
+        must_be_finite += [metrics[f"loss/{name}"] for name in terms]
+        must_be_finite.append(metrics["norm/generator_gradient"])
+        ok = jnp.isfinite(jnp.stack(must_be_finite)).all()
+        metrics["skipped"] = 1.0 - ok
+
+        generator = state.generator.updated(g_grads, generator_adam, ok)
+        ema = update_ema(state.ema, generator.params, ema_decay, state.step)
+        # W is large: put the batch's rows back instead of choosing between two tables.
+        table = jax.tree.map(
+            lambda w, old: w.at[all_indices].set(choose(ok, w[all_indices], old)),
+            table,
+            rows_before,
+        )
         return (
             TrainState(
                 step=state.step + 1,
                 generator=generator,
-                discriminator=discriminator,
+                discriminator=choose(ok, discriminator, state.discriminator),
                 video_embeddings=table,
-                ema=update_ema(state.ema, generator.params, ema_decay, state.step),
+                ema=choose(ok, ema, state.ema),
             ),
             metrics,
         )

@@ -16,6 +16,7 @@ from data_pipeline.augment import augment_all
 from data_pipeline.raster import RasterStyle, draw_rasters
 from flax_heads import checkpoints, recipe, spectral
 from flax_heads.fine_tuning import (
+    compile_advance,
     make_advance,
     make_fine_tune_step,
     personalize,
@@ -57,9 +58,8 @@ class MetaModel:
     def style(self) -> RasterStyle:
         return recipe.raster_style(self.config)
 
-    @functools.cached_property
-    def tuner(self) -> tuple[Callable, Callable]:
-        """Compiled `personalize` and `make_advance`, shared by all people."""
+    def steps(self) -> tuple[Callable, Callable]:
+        """`personalize` and `make_advance`'s iterations by the config; pure functions."""
         config = self.config
         adams = recipe.adams(config, "fine_tune")
         start = functools.partial(
@@ -81,7 +81,23 @@ class MetaModel:
             discriminator_updates=config.optimizer.discriminator_updates,
             ema_decay=config.fine_tune.ema_decay,
         )
-        return jax.jit(start), make_advance(step, config.fine_tune.batch_size)
+        return start, make_advance(step, config.fine_tune.batch_size)
+
+    @functools.cached_property
+    def tuner(self) -> tuple[Callable, Callable]:
+        """`steps`, compiled; shared by all people."""
+        start, advance = self.steps()
+        return jax.jit(start), compile_advance(advance)
+
+    @property
+    def learned(self) -> tuple[Any, spectral.Vectors, Any, spectral.Vectors]:
+        """What `personalize` starts from, in its order."""
+        return (
+            self.params,
+            self.vectors,
+            self.discriminator,
+            self.discriminator_vectors,
+        )
 
 
 def load_model(workdir: str | pathlib.Path, step: int | None = None) -> MetaModel:
@@ -112,9 +128,12 @@ def _refine(params: Any, vectors: spectral.Vectors) -> spectral.Vectors:
     return spectral.power_iteration(params, vectors, num_iterations=10)
 
 
-@jax.jit
-def _fold(params: Any, vectors: spectral.Vectors) -> Any:
+def fold(params: Any, vectors: spectral.Vectors) -> Any:
+    """Divides the weights by their spectral norms, for good."""
     return spectral.normalize(params, _refine(params, vectors))
+
+
+_fold = jax.jit(fold)
 
 
 def fine_tune(
@@ -140,33 +159,49 @@ def fine_tune(
     Returns:
       the talking head, spectral norm folded into its weights.
     """
-    config = model.config
     if num_iterations is None:
-        num_iterations = config.fine_tune.num_iterations
-    rasters = draw_rasters(landmarks, model.size, model.style)
+        num_iterations = model.config.fine_tune.num_iterations
     start, advance = model.tuner
-    state = start(
-        model.params,
-        model.vectors,
-        model.discriminator,
-        model.discriminator_vectors,
-        photos,
-        rasters,
-        key=jax.random.key(seed),
-    )
-    pictures, points = augment_all(
-        photos, landmarks, config.fine_tune.augmentations if num_iterations else 0, seed
-    )
+    rasters = draw_rasters(landmarks, model.size, model.style)
+    state = start(*model.learned, photos, rasters, key=jax.random.key(seed))
     state = run_fine_tuning(
         advance,
         state,
-        pictures,
-        draw_rasters(points, model.size, model.style),
+        *training_pictures(model, photos, landmarks, num_iterations, seed),
         num_iterations=num_iterations,
         seed=seed,
         on_progress=on_progress,
     )
     folded = jax.device_get(_fold(state.ema, state.generator.vectors))
+    return as_head(model, folded, photos, landmarks, num_iterations, seed)
+
+
+def training_pictures(
+    model: MetaModel,
+    photos: np.ndarray,
+    landmarks: np.ndarray,
+    num_iterations: int,
+    seed: int,
+) -> tuple[np.ndarray, np.ndarray]:
+    """What a person is tuned on: pictures and rasters, uint8 [T', size, size, 3].
+
+    T' is T, or more by the config's augmentations, and depends on nothing else.
+    """
+    count = model.config.fine_tune.augmentations if num_iterations else 0
+    pictures, points = augment_all(photos, landmarks, count, seed)
+    return pictures, draw_rasters(points, model.size, model.style)
+
+
+def as_head(
+    model: MetaModel,
+    folded: Any,
+    photos: np.ndarray,
+    landmarks: np.ndarray,
+    num_iterations: int,
+    seed: int,
+) -> TalkingHead:
+    """A person's numbers, from `fold`, with all that drawing them needs."""
+    config = model.config
     return TalkingHead(
         generator=config.model.generator.to_dict() | {"dtype": config.model.dtype},
         params=folded["generator"],
@@ -175,11 +210,15 @@ def fine_tune(
         style=model.style,
         landmarks=np.asarray(landmarks, np.float32),
         photos=photos,
-        history={
-            "model": model.source,
-            "model_step": model.step,
-            "iterations": num_iterations,
-            "photos": len(photos),
-            "seed": seed,
-        },
+        history=tuning_history(model, num_iterations, seed) | {"photos": len(photos)},
     )
+
+
+def tuning_history(model: MetaModel, num_iterations: int, seed: int) -> dict[str, Any]:
+    """How a head was made: two of one person and one history are the same head."""
+    return {
+        "model": model.source,
+        "model_step": model.step,
+        "iterations": num_iterations,
+        "seed": seed,
+    }

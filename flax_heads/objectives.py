@@ -75,7 +75,8 @@ def discriminator_objective(
       real, fake, rasters: float [B, H, W, 3] in [-1, 1].
 
     Returns:
-      the loss and the mean scores.
+      the loss, and of the scores the means and the shares whose hinge is inactive:
+      near 1 for both sides, V has nothing left to learn.
     """
 
     def twice(x):
@@ -88,8 +89,13 @@ def discriminator_objective(
         twice(video_embedding),
     )
     real_scores, fake_scores = jnp.split(scores, 2)
-    means = {"score/real": real_scores.mean(), "score/fake": fake_scores.mean()}
-    return losses.discriminator_loss(real_scores, fake_scores), means
+    metrics = {
+        "score/real": real_scores.mean(),
+        "score/fake": fake_scores.mean(),
+        "score/real_saturated": (real_scores > 1).mean(dtype=jnp.float32),
+        "score/fake_saturated": (fake_scores < -1).mean(dtype=jnp.float32),
+    }
+    return losses.discriminator_loss(real_scores, fake_scores), metrics
 
 
 def image_terms(

@@ -75,9 +75,26 @@ def jit_step(
     )
 
 
+def abstract_batch(
+    batch_size: int, num_support: int, size: int
+) -> dict[str, jax.ShapeDtypeStruct]:
+    """Shapes and types of a global batch, to compile a step before there is one."""
+
+    def images(*lead):
+        return jax.ShapeDtypeStruct((batch_size, *lead, size, size, 3), np.uint8)
+
+    return {
+        "support_frames": images(num_support),
+        "support_rasters": images(num_support),
+        "target_frame": images(),
+        "target_raster": images(),
+        "video_index": jax.ShapeDtypeStruct((batch_size,), np.int32),
+    }
+
+
 def check_batch_size(mesh: Mesh, batch_size: int) -> None:
     """Raises InputError unless the global batch divides over the devices."""
-    if batch_size % mesh.size:
+    if batch_size < 1 or batch_size % mesh.size:
         raise InputError(
             f"batch_size {batch_size} does not divide over {mesh.size} devices; "
             f"use a multiple of {mesh.size}",

@@ -46,6 +46,13 @@ class Adam:
         return optax.chain(scale, optax.scale_by_learning_rate(self.learning_rate))
 
 
+def choose(ok: jax.Array | bool, new: Any, old: Any) -> Any:
+    """`new` where `ok`, else `old`; two trees of one structure."""
+    if ok is True:
+        return new
+    return jax.tree.map(lambda a, b: jnp.where(ok, a, b), new, old)
+
+
 class Player(struct.PyTreeNode):
     """One side of the game: its parameters, singular vectors and optimiser state."""
 
@@ -56,14 +63,23 @@ class Player(struct.PyTreeNode):
     def normalized(self) -> Any:
         return spectral.normalize(self.params, self.vectors)
 
-    def updated(self, gradients: Any, adam: Adam) -> Player:
-        """After one optimiser update and the power iteration that belongs to it."""
+    def updated(
+        self, gradients: Any, adam: Adam, ok: jax.Array | bool = True
+    ) -> Player:
+        """After one optimiser update and the power iteration that belongs to it.
+
+        Where `ok` (bool, scalar) is False, all stays as it was.
+        """
         updates, opt_state = adam.transformation().update(
             gradients, self.opt_state, self.params
         )
         params = optax.apply_updates(self.params, updates)
+        # Chosen before they are used, so that choosing is a part of the same loop.
+        params, opt_state = choose(
+            ok, (params, opt_state), (self.params, self.opt_state)
+        )
         vectors = spectral.power_iteration(params, self.vectors)
-        return Player(params, vectors, opt_state)
+        return Player(params, choose(ok, vectors, self.vectors), opt_state)
 
 
 class TrainState(struct.PyTreeNode):

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import dataclasses
 import functools
+import itertools
 import json
 import pathlib
-import zipfile
+import shutil
+import uuid
 from collections.abc import Iterable, Iterator
 from typing import Any
 
@@ -16,19 +18,32 @@ import numpy as np
 from flax.traverse_util import flatten_dict, unflatten_dict
 from PIL import Image
 
+from data_pipeline import safe_files
 from data_pipeline.errors import InputError
+from data_pipeline.images import Limits, one_line, read_image
 from data_pipeline.raster import RasterStyle, draw_raster
 from flax_heads.generator import Generator
 from flax_heads.objectives import to_unit_range
 
+MAX_BYTES = 2**32  # of the arrays of a saved head
 _FORMAT = 1
 _BATCH = 8
+_MAX_PHOTOS = 10_000
 
 
 @functools.partial(jax.jit, static_argnums=0)
-def _draw(module: Generator, params: Any, psi: jax.Array, rasters: jax.Array):
-    """uint8 rasters [B, H, W, 3] -> uint8 frames; compiled once for all heads."""
-    everyone = jnp.broadcast_to(psi, (len(rasters), *psi.shape))
+def draw_frames(
+    module: Generator, params: Any, psi: jax.Array, rasters: jax.Array
+) -> jax.Array:
+    """Rasters uint8 [B, H, W, 3] -> frames uint8; compiled once for all heads.
+
+    Args:
+      module: the generator.
+      params: with spectral norm folded in.
+      psi: float [P].
+      rasters: as `raster.draw_raster` draws them.
+    """
+    everyone = jnp.broadcast_to(psi, (rasters.shape[0], *psi.shape))
     frames = module.apply({"params": params}, to_unit_range(rasters), everyone)
     return ((frames + 1) * 127.5 + 0.5).clip(0, 255).astype(jnp.uint8)
 
@@ -57,21 +72,40 @@ class TalkingHead:
     photos: np.ndarray
     history: dict[str, Any]
 
-    @functools.cached_property
-    def _on_device(self) -> tuple[Generator, Any, jax.Array]:
+    @property
+    def module(self) -> Generator:
+        """The network that `params` belong to."""
         attributes = {
             name: tuple(value) if isinstance(value, list) else value
             for name, value in self.generator.items()
         }
-        module = Generator(**attributes)
-        return module, jax.device_put(self.params), jnp.asarray(self.psi)
+        return Generator(**attributes)
+
+    @functools.cached_property
+    def on_device(self) -> tuple[Generator, Any, jax.Array]:
+        """The first arguments of `draw_frames`; the weights in the computing type."""
+        module = self.module
+        cast = functools.partial(jnp.asarray, dtype=module.dtype)
+        return module, jax.tree.map(cast, self.params), cast(self.psi)
+
+    def with_dtype(self, dtype: str) -> TalkingHead:
+        """The same head computing in "float32" or "bfloat16", which GPUs do faster.
+
+        Norms' statistics and the softmax stay float32, and so does what `save` writes.
+        """
+        return dataclasses.replace(self, generator=self.generator | {"dtype": dtype})
+
+    def is_finite(self) -> bool:
+        """Whether all of its numbers are: training can diverge."""
+        leaves = jax.tree.leaves((self.params, self.psi))
+        return all(np.isfinite(leaf).all() for leaf in leaves)
 
     def draw(self, rasters: np.ndarray) -> np.ndarray:
         """Rasters uint8 [B, size, size, 3] -> frames uint8 [B, size, size, 3]."""
-        return np.asarray(_draw(*self._on_device, rasters))
+        return np.asarray(draw_frames(*self.on_device, rasters))
 
     def animate(self, landmarks: Iterable[np.ndarray]) -> Iterator[np.ndarray]:
-        """Draws one frame for each face, streaming.
+        """Draws one frame for each face, streaming, two batches behind its driver.
 
         Args:
           landmarks: float [68, 2] each, in pixels of this head's crop; see
@@ -80,21 +114,50 @@ class TalkingHead:
         Yields:
           uint8 [size, size, 3].
         """
-        pending: list[np.ndarray] = []
-        for points in landmarks:
-            pending.append(draw_raster(np.asarray(points), self.size, self.style))
-            if len(pending) == _BATCH:
-                yield from self.draw(np.stack(pending))
-                pending.clear()
-        if pending:
+        # One batch is drawn by the device while the next is prepared here.
+        drawn, count = None, 0
+        for batch in _batches(landmarks, _BATCH):
+            rasters = [draw_raster(np.asarray(p), self.size, self.style) for p in batch]
             # Padded to the compiled batch: the last one must not compile anew.
-            padded = pending + pending[-1:] * (_BATCH - len(pending))
-            yield from self.draw(np.stack(padded))[: len(pending)]
+            rasters += rasters[-1:] * (_BATCH - len(batch))
+            frames = draw_frames(*self.on_device, np.stack(rasters))
+            if drawn is not None:
+                yield from np.asarray(drawn)
+            drawn, count = frames, len(batch)
+        if drawn is not None:
+            yield from np.asarray(drawn)[:count]
 
     def save(self, path: str | pathlib.Path) -> None:
-        """Writes a folder: `head.json`, `weights.npz` and the photos as PNG."""
-        folder = pathlib.Path(path)
-        folder.mkdir(parents=True, exist_ok=True)
+        """Writes a folder: `head.json`, `weights.npz` and the photos as PNG.
+
+        It appears complete or not at all. Where the folder exists, its head is replaced
+        and its other files stay.
+
+        Raises:
+          InputError: `unwritable`.
+        """
+        folder = pathlib.Path(path).resolve()  # "." has no name
+        part = folder.with_name(f".{folder.name}.{uuid.uuid4().hex[:8]}.part")
+        try:
+            part.mkdir(parents=True)
+            self._write(part)
+            try:
+                part.rename(folder)  # where there is nothing, or an empty folder
+            except OSError:
+                # A folder without a description is no head: last in, first out.
+                (folder / "head.json").unlink(missing_ok=True)
+                for file in sorted(part.iterdir(), key=lambda f: f.name == "head.json"):
+                    file.replace(folder / file.name)
+        except OSError as error:
+            raise InputError(
+                f"{path}: cannot be written ({one_line(error)}); check the free space "
+                "and the rights of its folder",
+                "unwritable",
+            ) from error
+        finally:
+            shutil.rmtree(part, ignore_errors=True)
+
+    def _write(self, folder: pathlib.Path) -> None:
         arrays = {
             f"params/{k}": v for k, v in flatten_dict(self.params, sep="/").items()
         }
@@ -112,12 +175,20 @@ class TalkingHead:
             "num_photos": len(self.photos),
             "history": self.history,
         }
-        # Last, so that a folder with a description is a complete one.
         (folder / "head.json").write_text(json.dumps(description, indent=2) + "\n")
 
     @classmethod
-    def load(cls, path: str | pathlib.Path) -> TalkingHead:
+    def load(
+        cls,
+        path: str | pathlib.Path,
+        limits: Limits | None = None,
+        max_bytes: int = MAX_BYTES,
+    ) -> TalkingHead:
         """Reads what `save` wrote. Nothing in it is executed: JSON, PNG, plain arrays.
+
+        Args:
+          limits: what a photo in the folder may ask for.
+          max_bytes: that the arrays may take.
 
         Raises:
           InputError: not a head, a damaged one, or one of a newer format.
@@ -127,29 +198,28 @@ class TalkingHead:
         if not (folder / "head.json").is_file():
             raise InputError(f"{path}: is not a talking head; {remedy}", "not_a_head")
         try:
-            description = json.loads((folder / "head.json").read_text())
+            description = safe_files.read_json(folder / "head.json")
             if description["format"] != _FORMAT:
                 raise InputError(
                     f"{path}: head of format {description['format']}, this version "
                     f"reads {_FORMAT}; make it again with `flax-heads finetune`",
                     "other_format",
                 )
-            with (
-                (folder / "weights.npz").open("rb") as file,
-                np.load(file, allow_pickle=False) as stored,
-            ):
-                arrays = {name: stored[name] for name in stored.files}
+            arrays = safe_files.read_npz(folder / "weights.npz", max_bytes)
             params = {
                 name.removeprefix("params/"): array
                 for name, array in arrays.items()
                 if name.startswith("params/")
             }
+            num_photos = int(description["num_photos"])
+            if not 0 < num_photos <= _MAX_PHOTOS:
+                raise ValueError(f"{num_photos} photos")
             photos = [
-                np.asarray(Image.open(folder / f"photo_{i:03d}.png").convert("RGB"))
-                for i in range(description["num_photos"])
+                read_image(folder / f"photo_{i:03d}.png", limits)
+                for i in range(num_photos)
             ]
-            return cls(
-                generator=description["generator"],
+            head = cls(
+                generator=dict(description["generator"]),
                 params=unflatten_dict(params, sep="/"),
                 psi=arrays["psi"],
                 size=int(description["size"]),
@@ -158,9 +228,50 @@ class TalkingHead:
                 photos=np.stack(photos),
                 history=description["history"],
             )
-        except InputError:
-            raise
-        except (OSError, KeyError, ValueError, TypeError, zipfile.BadZipFile) as error:
+            head._validate()
+            return head
+        # Values from a file fail wherever they are first used, in Flax and JAX, too.
+        except Exception as error:
+            if isinstance(error, InputError) and error.reason == "other_format":
+                raise
             raise InputError(
-                f"{path}: damaged talking head ({error}); {remedy}", "damaged"
+                f"{path}: damaged talking head ({one_line(error)}); {remedy}", "damaged"
             ) from error
+
+    def _validate(self) -> None:
+        """Raises unless the parts fit together, so that `draw` will not."""
+        count = len(self.photos)
+        if not 16 <= self.size <= 4096:
+            raise ValueError(f"frames of {self.size} px")
+        if self.photos.shape != (count, self.size, self.size, 3):
+            raise ValueError(f"photos {self.photos.shape} in a head of {self.size} px")
+        if self.landmarks.shape != (count, 68, 2):
+            raise ValueError(f"landmarks {self.landmarks.shape} of {count} photos")
+        leaves = jax.tree.leaves(self.params)
+        for array in (self.psi, self.landmarks, *leaves):
+            if array.dtype != np.float32 or not np.isfinite(array).all():
+                raise ValueError("numbers that are not finite float32")
+        draw_raster(self.landmarks[0], 16, self.style)  # refuses other versions
+        # Bounded by what is there, before a network is built from mere numbers.
+        for value in jax.tree.leaves(self.generator):
+            if isinstance(value, int | float) and abs(value) > self.psi.size:
+                raise ValueError(f"a generator with {value:g} of something")
+        if self.generator.get("num_residual_blocks", 0) > len(leaves):
+            raise ValueError("fewer weights than blocks")
+        module = self.module
+        hash(module)  # `draw` needs it
+        if self.psi.shape != (module.psi_size,):
+            raise ValueError(f"psi of {self.psi.shape}, expected {module.psi_size}")
+        frames = jax.eval_shape(
+            lambda rasters, psi: module.apply({"params": self.params}, rasters, psi),
+            jax.ShapeDtypeStruct((1, self.size, self.size, 3), np.float32),
+            jax.ShapeDtypeStruct((1, module.psi_size), np.float32),
+        )
+        if frames.shape != (1, self.size, self.size, 3):
+            raise ValueError(f"a generator of frames {frames.shape}")
+
+
+def _batches(items: Iterable[Any], size: int) -> Iterator[list[Any]]:
+    iterator = iter(items)
+    while batch := list(itertools.islice(iterator, size)):
+        yield batch

@@ -1,39 +1,45 @@
 """Meta-training: `python -m flax_heads.train --config=configs/... --workdir=...`.
 
-The same command again resumes. A checkpoint in the workdir wins; else `config.resume`
-continues another run's whole state; else `config.init_from` starts from its networks;
-else training begins from scratch.
+The same command again resumes. A checkpoint in the workdir wins, the newest intact one;
+else `config.resume` continues another run's whole state; else `config.init_from` starts
+from its networks; else training begins from scratch.
+
+| exit code | what happened | what to do |
+|---|---|---|
+| 0 | all steps are done | |
+| 2 | one line: bad input, config or checkpoint, or the disk is full | what it says |
+| 3 | too many steps in a row were not finite | `python -m flax_heads.replay FILE` |
+| 4 | the input or a device (a dead peer's) did not answer | see `stalled.txt`, run again |
+| 143 | told to stop (SIGTERM), saved | run again |
+
+After a kill or any other code: run again; what is lost are the steps since the last
+checkpoint, and they are made again the same.
 """
 
 from __future__ import annotations
 
-import contextlib
 import functools
+import math
 import pathlib
-import signal
 import sys
 import time
 
 import jax
-import numpy as np
 from absl import flags
 from ml_collections import ConfigDict, config_flags
 
 from data_pipeline.errors import InputError
-from flax_heads import checkpoints, parallel, recipe
+from flax_heads import checkpoints, integrity, parallel, recipe, replay
 from flax_heads.console import log, progress, set_up
-from flax_heads.figures import contact_sheet
-from flax_heads.losses import mean_l1
-from flax_heads.meta_learning import embed, generate, project
+from flax_heads.held_out import make_held_out_check
+from flax_heads.info import count_parameters
 from flax_heads.metric_writer import MetricWriter
-from flax_heads.objectives import to_unit_range
-from flax_heads.spectral import normalize, power_iteration
 from flax_heads.state import TrainState
 from flax_heads.training_data import open_episodes
+from flax_heads.watch import SkippedSteps, Watchdog, stop_signal
 
-# Exit code of a run that was told to stop (SIGTERM), saved, and can be resumed.
+EXIT_NOT_FINITE = 3
 EXIT_PREEMPTED = 143
-_SHEET_ROWS = 6
 
 
 def train(config: ConfigDict, workdir: str | pathlib.Path) -> TrainState:
@@ -43,7 +49,10 @@ def train(config: ConfigDict, workdir: str | pathlib.Path) -> TrainState:
     events, and `held_out_<step>.png`, a contact sheet of people it never trained on.
 
     Raises:
-      InputError: bad data or config, or a checkpoint of another config.
+      InputError: bad data or config, a checkpoint of another config, or one that could
+        not be saved.
+      FloatingPointError: `config.max_non_finite_steps` in a row were not finite.
+      SystemExit: told to stop; saved.
     """
     # --- What to train on, and with what
     workdir = pathlib.Path(workdir)
@@ -52,71 +61,85 @@ def train(config: ConfigDict, workdir: str | pathlib.Path) -> TrainState:
     mesh = parallel.make_mesh()
     parallel.check_batch_size(mesh, config.batch_size)
     data, held_out = open_episodes(config, workdir)
-    networks = recipe.networks(config)
-    log.info(
-        "%d videos at %d px; batch %d of K=%d; %d device(s); content loss: %s",
-        data.num_videos,
-        data.size,
-        config.batch_size,
-        config.num_support,
-        mesh.size,
-        recipe.content_terms(config),
-    )
+    look = make_held_out_check(recipe.networks(config), held_out, config)
 
     # --- The state: from a checkpoint or fresh
     init = functools.partial(recipe.new_state, config, data.num_videos)
-    manager = checkpoints.open_manager(workdir, config.keep_checkpoints)
-    state = _restore_or_init(config, config_json, init, mesh, manager)
+    state = _restore_or_init(config, config_json, init, mesh, workdir)
     first_step = int(state.step)
-    if jax.process_index() == 0:
-        (workdir / "config.json").write_text(config.to_json_best_effort(indent=2))
     step_fn = parallel.jit_step(recipe.meta_step(config), mesh, state)
+    shapes = parallel.abstract_batch(config.batch_size, config.num_support, config.size)
+    step_fn = step_fn.lower(state, shapes).compile()
+    _describe_run(config, data, held_out, mesh, state, step_fn)
 
     # --- The loop
-    local = (jax.process_index(), jax.process_count())
     batches = parallel.place_batches(
         data.batches(
-            config.seed, first_step, config.batch_size, config.num_support, *local
+            config.seed,
+            first_step,
+            config.batch_size,
+            config.num_support,
+            jax.process_index(),
+            jax.process_count(),
         ),
         mesh,
     )
-    look = make_held_out_check(networks, held_out, config)
-    writer = MetricWriter(workdir)
-    started, since, done = time.monotonic(), first_step, first_step
-    previous, on_cpu = None, jax.default_backend() == "cpu"
-    bar = progress("meta-training", config.num_train_steps, first_step)
+    is_first_process = jax.process_index() == 0
+    if is_first_process:
+        (workdir / "config.json").write_text(config.to_json_best_effort(indent=2))
+    writer = MetricWriter(workdir, first_step, active=is_first_process)
+    # One step in flight keeps the devices busy. Simulated devices may deadlock on more
+    # than none.
+    in_flight = 0 if jax.default_backend() == "cpu" else 1
+    skips = SkippedSteps(config.max_non_finite_steps, in_flight)
+    started, since, skips_before = time.monotonic(), first_step, 0
     stopping = False
-    with manager, bar as show, _sigterm_noted() as told_to_stop:
-        for step in range(first_step, config.num_train_steps):
-            state, metrics = step_fn(state, next(batches))
-            # One step in flight keeps the devices busy. Simulated devices may deadlock
-            # on more than none.
-            jax.block_until_ready(metrics if on_cpu else previous)
-            previous = metrics
-            done = step + 1
-            stopping = told_to_stop()
-            last = stopping or done == config.num_train_steps
-            if done % config.log_every_steps == 0 or last:
+    with (
+        Watchdog(config.stall_timeout_seconds, workdir) as now,
+        checkpoints.open_manager(workdir, config.keep_checkpoints) as manager,
+        progress("meta-training", config.num_train_steps, first_step) as show,
+        stop_signal() as told_to_stop,
+    ):
+        for done in range(first_step + 1, config.num_train_steps + 1):
+            now("waiting for the next batch")
+            batch = next(batches)
+            now("waiting for the devices")
+            state, metrics = step_fn(state, batch)
+            skips.add(done, metrics)
+            if skips.stuck:
+                manager.wait_until_finished()  # the error names the last checkpoint
+                raise _not_finite(
+                    workdir, done, skips.limit, config_json, state, batch, data
+                )
+            last = done == config.num_train_steps
+            stopping = told_to_stop(done) and not last
+            if done % config.log_every_steps == 0 or last or stopping:
+                skips.catch_up()
                 values = {name: float(value) for name, value in metrics.items()}
-                now = time.monotonic()
-                values["steps_per_second"] = (done - since) / (now - started)
+                elapsed = time.monotonic() - started
+                values["steps_per_second"] = (done - since) / elapsed
+                values["skipped_steps"] = skips.total - skips_before
                 writer.scalars(done, values)
                 shown = ("l1", "loss/content", "loss/discriminator", "steps_per_second")
                 numbers = ", ".join(f"{name} {values[name]:.4g}" for name in shown)
                 log.info("step %d: %s", done, numbers)
-                started, since = now, done
-                _refuse_non_finite(values, done)
+                started, since, skips_before = time.monotonic(), done, skips.total
+            measured = None
             if done % config.eval_every_steps == 0 or last:
-                values, sheet = look(state)
-                writer.scalars(done, values)
+                now("checking on held-out people")
+                measured, sheet = look(state)
+                writer.scalars(done, measured)
                 path = writer.image(done, "held_out", sheet)
-                log.info("step %d: held-out people %s, see %s", done, values, path)
+                log.info("step %d: held-out people %s, see %s", done, measured, path)
                 started, since = time.monotonic(), done
-            if done % config.checkpoint_every_steps == 0 or last:
-                checkpoints.save(manager, done, state, config_json)
+            if done % config.checkpoint_every_steps == 0 or last or stopping:
+                now("saving a checkpoint")
+                checkpoints.save(manager, done, state, config_json, measured)
+            checkpoints.check(manager)
             show(done)
             if stopping:
                 break
+        now("waiting for the last save")
     writer.close()
     if stopping:
         log.warning("told to stop: saved step %d, run again to resume", done)
@@ -124,51 +147,7 @@ def train(config: ConfigDict, workdir: str | pathlib.Path) -> TrainState:
     return state
 
 
-def make_held_out_check(networks, held_out, config):
-    """Builds state -> (metrics, contact sheet) on fixed episodes of held-out people."""
-    people = min(held_out.num_videos, 32)
-    if not people:
-        raise InputError(
-            f"{config.data.path}: no held-out people; prepare with a test split or "
-            "raise data.held_out",
-            reason="no_held_out",
-        )
-    batch = next(held_out.batches(0, 0, people, config.num_support))
-
-    @jax.jit
-    def feed_forward(params, vectors, batch):
-        # The vectors are the live parameters'; a few iterations make them the EMA's.
-        params = normalize(params, power_iteration(params, vectors, 5))
-        images = {k: to_unit_range(v) for k, v in batch.items() if k != "video_index"}
-        embedding = embed(
-            networks, params, images["support_frames"], images["support_rasters"]
-        )
-        psi = project(networks, params, embedding)
-        fake = generate(networks, params, images["target_raster"], psi)
-        return fake, mean_l1(fake, images["target_frame"]) / 2
-
-    def check(state):
-        fake, l1 = feed_forward(state.ema, state.generator.vectors, batch)
-        rows = slice(0, _SHEET_ROWS)
-        sheet = contact_sheet(
-            {
-                "source": batch["support_frames"][rows, 0],
-                "raster": batch["target_raster"][rows],
-                "feed-forward": to_uint8(np.asarray(fake[rows])),
-                "truth": batch["target_frame"][rows],
-            }
-        )
-        return {"held_out/l1": float(l1)}, sheet
-
-    return check
-
-
-def to_uint8(frames: np.ndarray) -> np.ndarray:
-    """Float [-1, 1] -> uint8 [0, 255]."""
-    return np.clip((frames + 1) * 127.5 + 0.5, 0, 255).astype(np.uint8)
-
-
-def _restore_or_init(config, config_json, init, mesh, manager):
+def _restore_or_init(config, config_json, init, mesh, workdir):
     target = jax.eval_shape(init)
     target = jax.tree.map(
         lambda leaf, sharding: jax.ShapeDtypeStruct(
@@ -177,37 +156,84 @@ def _restore_or_init(config, config_json, init, mesh, manager):
         target,
         parallel.state_shardings(mesh, target),
     )
-    step = manager.latest_step()
-    if step is not None:
-        log.info("resuming from step %d of %s", step, manager.directory)
-        return checkpoints.restore(manager, step, target, config_json)
-    if config.resume:
-        return checkpoints.restore_from(config.resume, target, config_json)
-    state = parallel.jit_init(init, mesh)
-    if config.init_from:
-        step, _, loaded = checkpoints.load_for_fine_tuning(config.init_from)
-        log.info("networks from step %d of %s", step, config.init_from)
-        state = checkpoints.with_networks(state, loaded, config.init_from)
+    state = checkpoints.restore_newest(workdir, target, config_json)
+    if state is None and config.resume:
+        state = checkpoints.restore_newest(
+            config.resume, target, config_json, read_only=True
+        )
+        if state is None:
+            raise InputError(
+                f"{config.resume}: has no checkpoint to resume from; expected the "
+                "--workdir of a training run",
+                reason="no_checkpoint",
+            )
+    if state is None:
+        state = parallel.jit_init(init, mesh)
+        if config.init_from:
+            step, _, loaded = checkpoints.load_for_fine_tuning(config.init_from)
+            log.info("networks from step %d of %s", step, config.init_from)
+            state = checkpoints.with_networks(state, loaded, config.init_from)
     return state
 
 
-def _refuse_non_finite(values, step):
-    bad = sorted(name for name, value in values.items() if not np.isfinite(value))
-    if bad:
-        raise FloatingPointError(
-            f"step {step}: {', '.join(bad)} not finite; the last checkpoint is intact"
+def _describe_run(config, data, held_out, mesh, state, step_fn):
+    """What is about to run, in the first lines of its log."""
+
+    def mebibytes(tree):
+        leaves = jax.tree.leaves(tree)
+        return (
+            sum(math.prod(leaf.shape) * leaf.dtype.itemsize for leaf in leaves) / 2**20
         )
 
+    log.info(
+        "config: batch %d of K=%d at %d px, steps %d to %d, seed %d; content loss: %s",
+        config.batch_size,
+        config.num_support,
+        config.size,
+        int(state.step),
+        config.num_train_steps,
+        config.seed,
+        recipe.content_terms(config),
+    )
+    log.info(
+        "data: %s: %d videos to train on, %d of other people held out",
+        " ".join(filter(None, (config.data.kind, config.data.path))),
+        data.num_videos,
+        held_out.num_videos,
+    )
+    parts = state.generator.params | {"discriminator": state.discriminator.params}
+    log.info(
+        "parameters: %s; W %s",
+        ", ".join(f"{name} {count_parameters(p):,}" for name, p in parts.items()),
+        " x ".join(str(n) for n in state.video_embeddings.values.shape),
+    )
+    log.info(
+        "devices: %d x %s in %d process(es); on each about %.0f MiB of state and %.0f MiB "
+        "of workspace",
+        mesh.size,
+        jax.devices()[0].device_kind,
+        jax.process_count(),
+        mebibytes(state.replace(video_embeddings=()))
+        + mebibytes(state.video_embeddings) / mesh.size,
+        step_fn.memory_analysis().temp_size_in_bytes / 2**20,
+    )
+    code = ", ".join(f"{name} {v}" for name, v in integrity.code_version().items())
+    log.info("code: %s", code)
 
-@contextlib.contextmanager
-def _sigterm_noted():
-    """Notes SIGTERM instead of dying of it; yields what tells whether it came."""
-    came: list[int] = []
-    before = signal.signal(signal.SIGTERM, lambda number, _: came.append(number))
+
+def _not_finite(workdir, step, limit, config_json, state, batch, data):
+    """Leaves what it takes to run the step again; returns the error to raise."""
+    path = workdir / f"replay_{step:07d}.npz"
+    before = state.replace(step=state.step - 1)  # all else of it was left as it was
     try:
-        yield lambda: bool(came)
-    finally:
-        signal.signal(signal.SIGTERM, before)
+        videos = replay.save(path, config_json, before, batch, data.videos)
+        how = f"`python -m flax_heads.replay {path}` runs it again"
+    except OSError as error:
+        videos, how = [], f"it could not be kept to run again ({error})"
+    return FloatingPointError(
+        f"step {step}: not finite, like the {limit - 1} before it; videos: "
+        f"{', '.join(videos)}; {how}; {checkpoints.last_good(workdir)}"
+    )
 
 
 def run(argv: list[str]) -> int:
@@ -236,7 +262,17 @@ def run(argv: list[str]) -> int:
             "arguments",
         ) from error
     set_up()
-    train(config, workdir)
+    try:
+        train(config, workdir)
+    except FloatingPointError as error:
+        print(f"flax-heads: {error}", file=sys.stderr)
+        return EXIT_NOT_FINITE
+    except OSError as error:  # of the disk: a log, a picture
+        raise InputError(
+            f"{error.filename or workdir}: {error.strerror or error}; "
+            f"{checkpoints.last_good(workdir)}; run again to resume",
+            "disk",
+        ) from error
     return 0
 
 

@@ -24,6 +24,7 @@ class Episodes(Protocol):
     """What the training loop needs of a data set: `Archive` and `Records` have it."""
 
     num_videos: int
+    videos: list[str]  # their names; a batch's `video_index` is a place in this list
     size: int
     style: object
 

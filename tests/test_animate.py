@@ -1,5 +1,8 @@
 """Driving: time and sound kept, gaps filled, pictures where there is no PyAV."""
 
+import itertools
+import threading
+
 import numpy as np
 import pytest
 from PIL import Image
@@ -7,6 +10,7 @@ from PIL import Image
 from data_pipeline import synthetic
 from data_pipeline.errors import InputError
 from data_pipeline.raster import RasterStyle
+from data_pipeline.read_ahead import read_ahead
 from data_pipeline.tracking import LandmarkTrack
 from flax_heads.animate import adapt_landmarks, crop_track, drive
 from flax_heads.talking_head import TalkingHead
@@ -139,3 +143,81 @@ def test_bad_output_is_refused_before_any_work(head, track, tmp_path, name):
     track.save(tmp_path / "track.npz")
     with pytest.raises(InputError, match="out"):
         drive(head, tmp_path / "track.npz", tmp_path / name)
+
+
+def _threads_of_ours():
+    return [t for t in threading.enumerate() if t.name == "read_ahead"]
+
+
+@pytest.mark.parametrize("stage", ["frames", "encoder", "progress"])
+def test_a_failing_stage_ends_the_drive_and_its_threads(
+    head, track, tmp_path, monkeypatch, stage
+):
+    pytest.importorskip("av")
+    from data_pipeline.video_writer import VideoWriter
+
+    def fail(*_):
+        raise {"progress": KeyboardInterrupt}.get(stage, InputError)("as asked")
+
+    def draw_three(self, landmarks):
+        yield from [np.zeros((SIZE, SIZE, 3), np.uint8)] * 3
+        fail()
+
+    if stage == "frames":
+        monkeypatch.setattr(TalkingHead, "animate", draw_three)
+    if stage == "encoder":
+        monkeypatch.setattr(VideoWriter, "write", fail)
+    track.save(tmp_path / "track.npz")
+    options = {"on_progress": fail} if stage == "progress" else {}
+    with pytest.raises((InputError, KeyboardInterrupt), match="as asked"):
+        drive(head, tmp_path / "track.npz", tmp_path / "out.mp4", **options)
+    assert not _threads_of_ours()
+    assert [path.name for path in tmp_path.iterdir()] == ["track.npz"]
+
+
+def test_driving_twice_gives_the_same_file(head, track, tmp_path):
+    track.save(tmp_path / "track.npz")
+    for name in ("a.webp", "b.webp"):
+        drive(head, tmp_path / "track.npz", tmp_path / name)
+    assert (tmp_path / "a.webp").read_bytes() == (tmp_path / "b.webp").read_bytes()
+    assert not _threads_of_ours()
+
+
+def test_reading_ahead_keeps_the_order_and_its_distance():
+    made = []
+
+    def count():
+        for i in itertools.count():
+            made.append(i)
+            yield i
+
+    items = read_ahead(count(), capacity=3)
+    assert not made  # nothing happens before the first item is asked for
+    for i in range(50):
+        assert next(items) == i
+        assert len(made) <= i + 1 + 3
+    items.close()
+    assert not _threads_of_ours()
+    assert list(read_ahead(range(100), capacity=1)) == list(range(100))
+    assert list(read_ahead([])) == []
+
+
+def test_reading_ahead_raises_after_the_good_items_and_closes_its_source():
+    closed = []
+
+    def source():
+        try:
+            yield from (1, 2)
+            raise InputError("broken")
+        finally:
+            closed.append(threading.current_thread().name)
+
+    taken = []
+    with pytest.raises(InputError, match="broken"):
+        taken.extend(read_ahead(source()))
+    assert taken == [1, 2] and closed == ["read_ahead"]
+
+    items = read_ahead(read_ahead(source(), 1), 1)  # one stage behind another
+    next(items)
+    items.close()
+    assert closed == ["read_ahead"] * 2 and not _threads_of_ours()

@@ -1,8 +1,10 @@
 import itertools
+import json
 
 import numpy as np
 import pytest
 
+from data_pipeline import packing, safe_files
 from data_pipeline.archive import (
     Archive,
     load_archive,
@@ -133,6 +135,33 @@ def test_damaged_archives_are_user_errors(archive, tmp_path, damage):
     with pytest.raises(InputError, match=r"a\.npz: not a readable archive") as caught:
         load_archive(path)
     assert "\n" not in str(caught.value)
+
+
+def test_an_archive_that_asks_for_much_memory_is_refused(archive, tmp_path):
+    path = tmp_path / "a.npz"
+    archive.save(path)
+    needed = 2 * archive.frames.nbytes  # with the rasters
+    load_archive(path, max_bytes=needed)
+    with pytest.raises(InputError, match="more memory than the limit"):
+        load_archive(path, max_bytes=needed - 1)
+    stored = safe_files.read_npz(path, 10**8)
+    header = safe_files.parse_json(stored["header"].tobytes()) | {"size": 32_000}
+    stored["header"] = np.frombuffer(json.dumps(header).encode(), np.uint8)
+    packing.save_npz(path, **stored)
+    with pytest.raises(InputError, match="more memory than the limit"):
+        load_archive(path, max_bytes=10**9)
+
+
+def test_a_frame_of_another_size_is_refused_before_it_is_decoded():
+    blob = packing.encode_jpeg(np.zeros((40, 32, 3), np.uint8))
+    with pytest.raises(ValueError, match="not of 32 px"):
+        packing.decode_jpeg(blob, 32)
+    start = blob.index(b"\xff\xc0") + 5  # the height and the width follow
+    blob = blob[:start] + b"\x20\x00\x20\x00" + blob[start + 4 :]
+    with pytest.raises(ValueError, match="8192"):
+        packing.decode_jpeg(blob, 32)
+    with pytest.raises(ValueError, match="damaged frame"):
+        packing.decode_jpeg(b"no picture", 32)
 
 
 def test_a_missing_archive_is_a_user_error(tmp_path):

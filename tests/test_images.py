@@ -1,6 +1,8 @@
 """Photos are read the way a viewer shows them, and bad ones end in one line."""
 
 import struct
+import time
+import tracemalloc
 import zlib
 
 import numpy as np
@@ -130,6 +132,50 @@ def test_limits(tmp_path):
     assert "60x40" in refused(path, "too_large", Limits(max_image_pixels=2399))
     refused(path, "too_small", Limits(min_side=41))
     assert read_image(path, Limits(max_image_pixels=2400, min_side=40)).shape[0] == 40
+
+
+def test_limits_from_a_command_line():
+    limits = Limits.parse(["max_seconds=60", "max_pixels=1000"])
+    assert limits == Limits(max_seconds=60.0, max_pixels=1000)
+    assert Limits.parse([]) == Limits()
+    for bad in ("max_seconds", "seconds=3", "max_pixels=2.5", "max_seconds=inf", "a=b=c"):
+        with pytest.raises(InputError, match="limit"):
+            Limits.parse([bad])
+    with pytest.raises(InputError, match="above 0"):
+        Limits.parse(["max_frames=-1"])
+
+
+def test_a_file_of_too_many_bytes_is_not_read(tmp_path):
+    path = tmp_path / "p.png"
+    Image.fromarray(picture()).save(path)
+    path.write_bytes(path.read_bytes() + bytes(5000))
+    assert "MB" in refused(path, "too_large", Limits(max_image_bytes=5000))
+    assert read_image(path).shape == (40, 60, 3)
+
+
+def test_a_jpeg_of_countless_passes_is_stopped(tmp_path):
+    """26 kB of a photo that would take a minute: each pass walks over all pixels."""
+    path = tmp_path / "p.jpg"
+    Image.new("RGB", (2000, 2000), "grey").save(path, progressive=True)
+    data = path.read_bytes()
+    last = data.rindex(b"\xff\xda")
+    scan = data[last : data.rindex(b"\xff\xd9")]
+    path.write_bytes(data[:last] + scan * 10_000 + b"\xff\xd9")
+    start = time.monotonic()
+    message = refused(path, "too_slow", Limits(max_image_seconds=0.2))
+    assert "longer than 0.2 s" in message
+    assert time.monotonic() - start < 20
+
+
+def test_a_large_16_bit_photo_takes_a_few_times_its_size(tmp_path):
+    path = tmp_path / "p.png"
+    Image.fromarray(np.full((1500, 2000), 40_000, np.uint16)).save(path)
+    tracemalloc.start()
+    image = read_image(path)
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert (image == 156).all()
+    assert peak < 4 * image.nbytes
 
 
 def test_mutants_end_in_a_picture_or_one_line(tmp_path):

@@ -184,9 +184,9 @@ def test_a_flipped_bit_is_found_when_its_record_is_read(copy):
 
 
 def test_tensorflow_leaves_the_accelerator_alone(data_dir):
-    from data_pipeline import input_pipeline
+    from data_pipeline import tf_reading
 
-    assert input_pipeline.tf.config.get_visible_devices("GPU") == []
+    assert tf_reading.tf.config.get_visible_devices("GPU") == []
 
 
 def test_only_the_builder_and_the_input_pipeline_load_tensorflow():

@@ -7,9 +7,11 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from flax.traverse_util import flatten_dict, unflatten_dict
 
 from flax_heads import parallel
 from flax_heads.meta_learning import make_meta_step
+from flax_heads.metric_writer import METRICS
 from flax_heads.objectives import LossWeights, PerceptualNetwork, to_unit_range
 from flax_heads.state import Adam, update_ema
 from tests import tiny
@@ -125,6 +127,97 @@ def test_perceptual_network_is_asked_and_stays_constant(state):
         state, metrics = jax.jit(step)(state, tiny.make_batch())
         values.append(float(metrics["loss/content"]))
     assert values[-1] < 0.8 * values[0]
+
+
+def _as_floats(batch):
+    names = ("target_frame", "support_frames")
+    return batch | {name: batch[name].astype(np.float32) for name in names}
+
+
+def _nan_frame(state, batch):
+    batch = _as_floats(batch)
+    batch["target_frame"][1, 3, 3, 0] = np.nan
+    return state, batch
+
+
+def _huge_support(state, batch):
+    batch = _as_floats(batch)
+    batch["support_frames"] *= 1e36
+    return state, batch
+
+
+def _infinite_row_of_w(state, batch):
+    table = state.video_embeddings
+    values = table.values.at[batch["video_index"][0]].set(jnp.inf)
+    return state.replace(video_embeddings=table.replace(values=values)), batch
+
+
+def _same_video_twice(state, batch):
+    batch["video_index"][1] = batch["video_index"][0]
+    return _infinite_row_of_w(state, batch)
+
+
+@pytest.mark.parametrize(
+    "spoil", [_nan_frame, _huge_support, _infinite_row_of_w, _same_video_twice]
+)
+def test_a_step_that_is_not_finite_changes_nothing(state, step, spoil):
+    """Bit for bit: parameters, vectors, moments, averages and W."""
+    state, _ = step(state, tiny.make_batch(1))  # moments and times that are not zero
+    spoilt, batch = spoil(state, tiny.make_batch())
+    after, metrics = step(spoilt, batch)
+    assert metrics["skipped"] == 1
+    assert after.step == state.step + 1
+    expected = jax.device_get(spoilt.replace(step=spoilt.step + 1))
+    jax.tree.map(np.testing.assert_array_equal, jax.device_get(after), expected)
+
+
+def test_a_gradient_alone_can_be_at_fault(state):
+    """The loss is 0, its derivative is not a number."""
+    net = PerceptualNetwork("cusp", 1.0, lambda _, x: [jnp.sqrt(0 * x)], None)
+    after, metrics = jax.jit(_make_step(perceptual=[net]))(state, tiny.make_batch())
+    assert np.isfinite([v for k, v in metrics.items() if "loss" in k]).all()
+    assert metrics["skipped"] == 1
+    assert tiny.largest_change(after.generator, state.generator) == 0
+    assert tiny.largest_change(after.discriminator, state.discriminator) == 0
+    assert tiny.largest_change(after.video_embeddings, state.video_embeddings) == 0
+
+
+def test_after_a_skipped_step_it_learns_on(state, step):
+    skipped, _ = step(*_nan_frame(state, tiny.make_batch()))
+    after, metrics = step(skipped, tiny.make_batch())
+    assert metrics["skipped"] == 0 and np.isfinite(metrics["loss/content"])
+    assert tiny.largest_change(after.generator.params, state.generator.params) > 0
+    moved = after.video_embeddings.last_update.max()
+    assert moved == 4  # two updates a step, the skipped ones counted
+
+
+@pytest.mark.parametrize("bias, real, fake", [(1e3, 1, 0), (-1e3, 0, 1)])
+def test_saturated_scores_are_counted(state, step, bias, real, fake):
+    params = dict(state.discriminator.params)
+    params["b"] = params["b"] + bias
+    discriminator = state.discriminator.replace(params=params)
+    _, metrics = step(state.replace(discriminator=discriminator), tiny.make_batch())
+    assert metrics["score/real_saturated"] == real
+    assert metrics["score/fake_saturated"] == fake
+
+
+def test_signs_of_collapse(state, step):
+    """A generator that only makes white frames, beside a healthy one."""
+    batch = tiny.make_batch()
+    _, healthy = step(state, batch)
+    flat = flatten_dict(state.generator.params)
+    flat["generator", "to_rgb", "bias"] += 100
+    white = state.generator.replace(params=unflatten_dict(flat))
+    _, metrics = step(state.replace(generator=white), batch)
+    for name in ("fake/std_over_batch", "fake/std_over_space"):
+        assert healthy[name] > 0.01
+        assert metrics[name] < 1e-3 * healthy[name]
+    assert -1 <= healthy["match/cosine"] <= 1
+
+
+def test_every_metric_is_explained(state, step):
+    _, metrics = step(state, tiny.make_batch())
+    assert set(metrics) <= set(METRICS)
 
 
 def test_frames_reach_the_networks_in_minus_one_to_one():

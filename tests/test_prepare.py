@@ -14,6 +14,7 @@ from PIL import Image
 
 from data_pipeline import geometry, packing, prepare, records, work_files
 from data_pipeline.errors import InputError
+from data_pipeline.images import Limits
 from data_pipeline.landmarks import detect_landmarks
 from data_pipeline.raster import draw_raster
 from data_pipeline.records import Settings, prepare_video
@@ -42,11 +43,15 @@ def _prepare(source, data_dir, **kwargs):
 
 
 def _stored(data_dir) -> dict[str, list[bytes]]:
-    from data_pipeline import input_pipeline
+    from data_pipeline import prepared
 
+    readers = {
+        split: prepared.open_split(data_dir, split).reader
+        for split in prepared.split_names(data_dir)
+    }
     return {
-        split: list(input_pipeline.Records(data_dir, split)._source)
-        for split in input_pipeline.split_names(data_dir)
+        split: [reader.read(i) for i in range(len(reader))]
+        for split, reader in readers.items()
     }
 
 
@@ -62,7 +67,7 @@ def test_a_record_holds_matching_frames_rasters_and_landmarks(corpus):
         example["frame_time"][:12], np.arange(12) / 25, atol=1e-3
     )
     for i in (0, 7, 20):
-        frame = packing.decode_jpeg(example["frames"][i])
+        frame = packing.decode_jpeg(example["frames"][i], 96)
         drawn = np.asarray(Image.open(io.BytesIO(example["rasters"][i])))
         assert frame.shape == drawn.shape == (96, 96, 3)
         np.testing.assert_array_equal(drawn, draw_raster(example["landmarks"][i], 96))
@@ -136,9 +141,8 @@ def test_voxceleb1_boxes_choose_the_person(tmp_path):
         example, counts = prepare_video(video, Settings("voxceleb1", 64, 3))
         assert counts.kept == 3 and counts.decoded == 6
         assert example["frame_time"].min() > 0.07
-        red, green, _ = packing.decode_jpeg(example["frames"][0])[16:48, 16:48].mean(
-            (0, 1)
-        )
+        frame = packing.decode_jpeg(example["frames"][0], 64)
+        red, green, _ = frame[16:48, 16:48].mean((0, 1))
         redness.append(red / green)
     assert redness[1] > 1.6 * redness[0]
 
@@ -189,6 +193,18 @@ def test_a_corpus_with_broken_files_is_prepared_and_reported(corpus, tmp_path):
     assert shard.stat().st_mtime_ns == before
     with pytest.raises(InputError, match="other settings"):
         _prepare(source, data_dir, size=32)
+
+
+def test_limits_hold_for_corpora_and_are_part_of_the_settings(corpus, tmp_path):
+    video = find_videos(corpus, "voxceleb2")[0]
+    tight = Settings(size=64, frames_per_video=4, limits=Limits(max_frames=5))
+    example, counts = prepare_video(video, tight)
+    assert example is None and counts.files == {"too_long": 2}
+    assert tight.to_dict()["limits"] == {"max_frames": 5}
+    assert "limits" not in Settings().to_dict()  # as in datasets made before
+    _prepare(corpus, tmp_path, limits=Limits(max_frames=50))
+    with pytest.raises(InputError, match="prepared with other settings"):
+        _prepare(corpus, tmp_path)
 
 
 def test_nothing_but_faceless_videos_is_an_error(tmp_path):

@@ -16,7 +16,7 @@ import pytest
 
 from configs import synthetic as recipe_file
 from data_pipeline.errors import InputError
-from flax_heads import checkpoints
+from flax_heads import checkpoints, evaluate, integrity
 from flax_heads.evaluate import evaluate_held_out
 from flax_heads.meta_model import fine_tune, load_model
 from flax_heads.train import EXIT_PREEMPTED, train
@@ -80,34 +80,56 @@ def test_finished_run_has_nothing_to_do(run):
     _assert_same(whole, train(tiny_config(4), workdir))
 
 
-def test_killed_run_resumes_to_the_same_state(run, tmp_path):
-    """SIGKILL somewhere in the middle, then the same command again."""
+def test_killed_in_every_way_it_ends_the_same(run, tmp_path):
+    """SIGKILL in the middle of a save, SIGTERM, SIGKILL anywhere; then to the end.
+
+    Bit for bit the state of a run that was left alone, and the same lines of metrics.
+    """
+    killed, whole = tmp_path / "killed", tmp_path / "whole"
+    for folder in (killed, whole):
+        folder.mkdir()
+        shutil.copy(run[0] / "synthetic.npz", folder)
+    saves = killed / "checkpoints"
+    for how in ("in a save", "told to stop", "anywhere"):
+        before = max(_finished_checkpoints(killed), default=0)
+        process = _start(killed, steps=100_000)
+        _wait(
+            process, lambda b=before: max(_finished_checkpoints(killed), default=0) > b
+        )
+        if how == "in a save":
+            _wait(process, lambda: any(saves.glob("*-tmp")), pause=0)
+        elif how == "anywhere":
+            time.sleep(np.random.default_rng().uniform(0, 0.5))
+        term = how == "told to stop"
+        process.send_signal(signal.SIGTERM if term else signal.SIGKILL)
+        code = process.wait(timeout=60)
+        assert code == (EXIT_PREEMPTED if term else -signal.SIGKILL)
+        if term:
+            last = max(line["step"] for line in _metrics(killed))
+            assert max(_finished_checkpoints(killed)) == last
+    end = max(_finished_checkpoints(killed)) + 1
+    resumed = train(tiny_config(end), killed)
+    alone = tiny_config(end)
+    alone.checkpoint_every_steps = 100_000
+    assert integrity.digests(train(alone, whole)) == integrity.digests(resumed)
+    expected, lines = ([_timeless(x) for x in _metrics(w)] for w in (whole, killed))
+    assert lines == expected
+
+
+def _timeless(line: dict) -> dict:
+    return {k: v for k, v in line.items() if k != "steps_per_second"}
+
+
+def test_damaged_newest_checkpoint_costs_only_time(run, tmp_path):
     workdir, whole = run
-    (tmp_path / "synthetic.npz").write_bytes((workdir / "synthetic.npz").read_bytes())
-    process = _start(tmp_path, steps=100_000)
-    _wait(process, lambda: _finished_checkpoints(tmp_path))
-    process.send_signal(signal.SIGKILL)
-    process.wait()
-    saved = max(_finished_checkpoints(tmp_path))
-    resumed = train(tiny_config(saved + 1), tmp_path)
-    uninterrupted = tmp_path / "uninterrupted"
-    uninterrupted.mkdir()
-    (uninterrupted / "synthetic.npz").write_bytes(
-        (workdir / "synthetic.npz").read_bytes()
-    )
-    reference = train(tiny_config(saved + 1), uninterrupted)
-    _assert_same(jax.device_get(reference), resumed)
-
-
-def test_sigterm_saves_and_says_so(run, tmp_path):
-    workdir, _ = run
-    (tmp_path / "synthetic.npz").write_bytes((workdir / "synthetic.npz").read_bytes())
-    process = _start(tmp_path, steps=100_000)
-    _wait(process, lambda: _finished_checkpoints(tmp_path))
-    process.send_signal(signal.SIGTERM)
-    assert process.wait(timeout=60) == EXIT_PREEMPTED
-    lines = _metrics(tmp_path)
-    assert max(_finished_checkpoints(tmp_path)) == max(line["step"] for line in lines)
+    shutil.copytree(workdir, tmp_path, dirs_exist_ok=True)
+    for path in (tmp_path / "checkpoints" / "4" / "state").rglob("d/*"):
+        os.truncate(path, path.stat().st_size // 2)
+    _assert_same(whole, train(tiny_config(4), tmp_path))
+    assert (tmp_path / "damaged_checkpoints" / "4").is_dir()
+    assert sorted(_finished_checkpoints(tmp_path)) == [2, 4]
+    steps = [line["step"] for line in _metrics(tmp_path) if "l1" in line]
+    assert steps == [1, 2, 3, 4]
 
 
 def _start(workdir, steps):
@@ -131,13 +153,13 @@ def _finished_checkpoints(workdir) -> list[int]:
     return [int(p.name) for p in folder.glob("*") if p.name.isdigit()]
 
 
-def _wait(process, condition):
+def _wait(process, condition, pause=0.05):
     deadline = time.monotonic() + 180
     while time.monotonic() < deadline:
         assert process.poll() is None, "the run ended by itself"
         if condition():
             return
-        time.sleep(0.05)
+        time.sleep(pause)
     raise AssertionError("the run never got there")
 
 
@@ -244,18 +266,52 @@ def test_feed_forward_head_equals_the_meta_learned_generator(run):
     np.testing.assert_allclose(actual, expected[0], atol=0.02)
 
 
-def test_evaluation_leaves_a_report_and_a_picture(run, tmp_path):
+def test_evaluation_goes_on_where_it_was(run, tmp_path, monkeypatch):
+    pytest.importorskip("dlib")
+    options = {"shots": (1, 2), "num_videos": 2, "num_frames": 2}
+    options["fine_tune_fields"] = ["num_iterations=1"]
+    rows = evaluate_held_out(run[0], tmp_path / "a", **options)
+    assert len(rows) == 10  # five methods, two T
+    report = json.loads((tmp_path / "a" / "report.json").read_text())
+    assert report["results"] == rows and report["fine_tune"]["num_iterations"] == 1
+    assert len(report["per_video"]) == 20 and report["data"]["sha256"]
+    assert (tmp_path / "a" / "grid.png").exists()
+
+    draw, calls = evaluate.draw, []
+
+    def killed_at_the_third(*args):
+        calls.append(args)
+        if len(calls) == 3:
+            raise KeyboardInterrupt
+        return draw(*args)
+
+    monkeypatch.setattr(evaluate, "draw", killed_at_the_third)
+    with pytest.raises(KeyboardInterrupt):
+        evaluate_held_out(run[0], tmp_path / "b", **options)
+    assert not (tmp_path / "b" / "report.json").exists()
+    resumed = evaluate_held_out(run[0], tmp_path / "b", **options)
+    assert len(calls) == 3 + 2  # two of four were finished
+    assert resumed == rows
+    with pytest.raises(InputError, match="other settings"):
+        evaluate_held_out(run[0], tmp_path / "b", **options | {"seed": 1})
+
+
+def test_a_model_of_the_ff_variant_stands_beside(run, tmp_path):
     pytest.importorskip("dlib")
     rows = evaluate_held_out(
-        run[0], tmp_path, shots=(1, 2), num_videos=1, num_frames=1, num_iterations=1
+        run[0], tmp_path, shots=(1,), num_videos=1, num_frames=2, ff_model=run[0]
     )
-    assert len(rows) == 8  # four methods, two T
-    report = json.loads((tmp_path / "report.json").read_text())
-    assert report["results"] == rows and report["iterations"] == 1
-    assert (tmp_path / "report.md").read_text().count("\n| ") >= 9
-    assert (tmp_path / "people_T1.png").exists() and (
-        tmp_path / "people_T2.png"
-    ).exists()
+    by_method = {row["method"]: row for row in rows}
+    assert list(by_method) == ["nearest", "mean", "warp", "ff", "before_ft", "ft"]
+    # The same model here, so the same frames.
+    assert by_method["ff"]["l1"] == by_method["before_ft"]["l1"]
+
+
+@pytest.mark.parametrize("field", ["speed=3", "num_iterations", "num_iterations=x y"])
+def test_bad_fine_tuning_fields_are_one_line(run, tmp_path, field):
+    pytest.importorskip("dlib")
+    with pytest.raises(InputError, match=field.split("=")[0]):
+        evaluate_held_out(run[0], tmp_path, fine_tune_fields=[field])
 
 
 def test_missing_checkpoint_is_one_line(tmp_path):

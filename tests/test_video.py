@@ -1,6 +1,7 @@
 """Videos in and out: true times, upright pictures, sound; no bad file gets through."""
 
 import fractions
+import time
 import tracemalloc
 
 import av
@@ -224,6 +225,29 @@ def test_a_cut_between_packets_is_noticed(tmp_path):
     path.write_bytes(path.read_bytes()[: ends[14]])
     count, _ = failure(path, "truncated")
     assert count <= 15
+
+
+def test_limits_of_decoding_time_bytes_and_streams(tmp_path):
+    path = write(tmp_path / "a.mp4", frames_of(30))
+    failure(path, "too_slow", limits=Limits(max_decode_seconds=1e-9))
+    failure(path, "too_large", limits=Limits(max_bytes=100))
+    many = tmp_path / "many.mkv"
+    with av.open(str(many), "w") as output:
+        streams = [output.add_stream("mpeg4", rate=25) for _ in range(5)]
+        for stream in streams:
+            stream.width, stream.height, stream.pix_fmt = 64, 48, "yuv420p"
+        frame = av.VideoFrame.from_ndarray(frames_of(1)[0], "rgb24")
+        for stream in streams:
+            output.mux(stream.encode(frame))
+            output.mux(stream.encode())
+    assert sum(1 for _ in read_frames(many)) == 1
+    failure(many, "too_many_streams", limits=Limits(max_streams=4))
+
+
+def test_work_on_the_frames_is_no_decoding_time(tmp_path):
+    path = write(tmp_path / "a.mp4", frames_of(12))
+    for _ in read_frames(path, Limits(max_decode_seconds=1.0)):
+        time.sleep(0.1)
 
 
 def test_size_change_is_refused(tmp_path):

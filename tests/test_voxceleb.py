@@ -163,6 +163,8 @@ def test_boxes_are_read_to_the_last(tmp_path):
         (HEADER + "1\t0\t0\t5\t5\n2\tx\t0\t5\t5\n", "line 9 is not"),
         (HEADER + "1\t0\t0\tnan\t5\n", "line 8 is not"),
         (HEADER + "1\t0\t0\t-5\t5\n", "line 8 is not"),
+        (HEADER + "9" * 30 + "\t0\t0\t5\t5\n", "line 8 is not"),
+        (HEADER + "1\t0\t0\t1e300\t5\n", "line 8 is not"),
     ],
 )
 def test_bad_box_files_name_the_line(tmp_path, text, message):
@@ -174,6 +176,26 @@ def test_bad_box_files_name_the_line(tmp_path, text, message):
     path.write_bytes(b"\xff\xfe\x00")
     with pytest.raises(InputError, match="cannot be read"):
         read_boxes(path)
+
+
+def test_a_huge_box_file_is_not_read(tmp_path):
+    path = tmp_path / "a.txt"
+    path.write_text(HEADER + "000001 1 2 3 4\n" * 300_000)
+    with pytest.raises(InputError, match="more than 4 MB"):
+        read_boxes(path)
+
+
+def test_names_that_are_no_text_are_refused(tmp_path):
+    _touch(tmp_path, "mp4/id1/a/1.mp4")
+    (tmp_path / "mp4" / "id1" / "a").rename(tmp_path / "mp4" / "id1" / "a\udce9")
+    with pytest.raises(InputError, match=r"a\\udce9.* rename"):
+        find_videos(tmp_path, "voxceleb2")
+
+
+def test_pictures_whose_names_are_no_frame_numbers_are_no_crops(tmp_path):
+    _touch(tmp_path, "Ann/1.6/v/0000025.jpg", "Ann/1.6/v/\u00b2.jpg")
+    (video,) = find_videos(tmp_path, "voxceleb1")
+    assert [path.name for path in video.utterances] == ["0000025.jpg"]
 
 
 def test_the_sample_corpus(samples):

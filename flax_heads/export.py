@@ -1,0 +1,92 @@
+"""A talking head as one StableHLO file that draws without this project.
+
+Whoever has JAX loads it so, on any machine (README, "Export"):
+
+    from jax import export
+    draw = export.deserialize(open("head.stablehlo", "rb").read()).call
+    frames = draw(rasters)  # uint8 [B, size, size, 3], any B
+
+The JSON file beside it says what the rasters must look like.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import os
+import pathlib
+import uuid
+from collections.abc import Sequence
+
+import jax
+import jax.numpy as jnp
+from jax import export
+
+from data_pipeline.errors import InputError
+from data_pipeline.images import one_line
+from flax_heads.talking_head import TalkingHead, draw_frames
+
+_FORMAT = 1
+
+
+def export_stablehlo(
+    head: TalkingHead,
+    output: str | os.PathLike,
+    platforms: Sequence[str] = ("cpu", "cuda", "tpu"),
+) -> pathlib.Path:
+    """Writes the drawing of rasters, weights and psi' inside, and a JSON description.
+
+    The computing type is the head's; see `TalkingHead.with_dtype`.
+
+    Args:
+      head: whom it draws.
+      output: the file, by custom `.stablehlo`; the description gets `.json` added.
+      platforms: that the program is lowered for.
+
+    Returns:
+      the description's path.
+
+    Raises:
+      InputError: `unwritable`.
+    """
+    module, params, psi = head.on_device
+    (batch,) = export.symbolic_shape("b")
+    shape = (batch, head.size, head.size, 3)
+    program = export.export(
+        jax.jit(lambda rasters: draw_frames(module, params, psi, rasters)),
+        platforms=platforms,
+    )(jax.ShapeDtypeStruct(shape, jnp.uint8))
+    description = {
+        "format": _FORMAT,
+        "size": head.size,
+        "raster": dataclasses.asdict(head.style),
+        "input": "rasters, uint8 [B, size, size, 3], RGB",
+        "output": "frames, uint8 [B, size, size, 3], RGB",
+        "dtype": str(jnp.dtype(module.dtype)),
+        "platforms": list(platforms),
+        "jax": jax.__version__,
+        "calling_convention_version": program.calling_convention_version,
+        "history": head.history,
+    }
+    output = pathlib.Path(output)
+    beside = output.with_name(f"{output.name}.json")
+    try:
+        _write(output, program.serialize())
+        _write(beside, json.dumps(description, indent=2).encode() + b"\n")
+    except OSError as error:
+        raise InputError(
+            f"{output}: cannot be written ({one_line(error)}); check its folder and "
+            "the free space",
+            "unwritable",
+        ) from error
+    return beside
+
+
+def _write(path: pathlib.Path, content: bytes) -> None:
+    """Writes a file that appears under its name only when complete."""
+    part = path.with_name(f".{path.name}.{uuid.uuid4().hex[:8]}.part")
+    try:
+        part.write_bytes(content)
+        os.replace(part, path)
+    finally:
+        part.unlink(missing_ok=True)

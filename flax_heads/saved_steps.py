@@ -1,0 +1,167 @@
+"""The steps of a run on disk: which are there, which are intact, which is best.
+
+A step is one folder, `checkpoints/<step>`, that is whole or absent, with the items
+  state    the arrays, in Orbax's format;
+  config   the resolved config;
+  code     the version of the code that wrote it;
+  metrics  what the held-out check measured at this step, if it ran;
+  digests  a sha256 of every leaf of the state and of each of the others.
+What is read is held against its digests. A damaged step is passed over for the one
+before it. Steps of older code have no digests and are read as they are.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import pathlib
+from collections.abc import Callable
+from typing import Any
+
+import jax
+import numpy as np
+from jax.experimental import multihost_utils
+
+from data_pipeline.errors import InputError
+from flax_heads import integrity
+from flax_heads.console import log
+
+BEST_BY = "held_out/l1"  # the smaller the better
+
+
+class Damaged(Exception):
+    """A step that cannot be read, or is not what was written."""
+
+
+def folder_of(workdir: str | pathlib.Path) -> pathlib.Path:
+    return pathlib.Path(workdir).resolve() / "checkpoints"
+
+
+def newest_first(folder: pathlib.Path) -> list[int]:
+    """Finished steps: a folder gets its number as its name when all is written."""
+    names = [path.name for path in folder.iterdir()] if folder.is_dir() else []
+    return sorted((int(name) for name in names if name.isdigit()), reverse=True)
+
+
+def best(folder: pathlib.Path) -> int | None:
+    """The step with the smallest held-out L1 of those that have one."""
+    measured = {}
+    for step in newest_first(folder):
+        with contextlib.suppress(Damaged):
+            if metrics := read_metrics(folder / str(step)):
+                measured[step] = metrics[BEST_BY]
+    return min(measured, key=measured.get, default=None)
+
+
+def read_newest(
+    folder: pathlib.Path,
+    steps: list[int],
+    read_state: Callable[[pathlib.Path, dict], Any],
+) -> tuple[int, dict, Any]:
+    """(step, config, state) of the first intact one of `steps`.
+
+    Each one passed over is named in a warning.
+
+    Args:
+      folder: with the steps.
+      steps: to try, in this order.
+      read_state: (folder of a step, its config) -> its state or a part of it.
+
+    Raises:
+      InputError: all are damaged, or what `read_state` raises.
+    """
+    damage = []
+    for step in steps:
+        try:
+            config, state = _read_intact(folder / str(step), read_state)
+            problem = None
+        except Damaged as error:
+            problem = str(error)
+        if _on_all_processes(problem is None):
+            for line in damage:
+                log.warning("%s; reading step %d instead", line, step)
+            return step, config, state
+        damage.append(f"{folder / str(step)} is damaged ({problem or 'elsewhere'})")
+    raise InputError(
+        f"{'; '.join(damage)}; no intact one is left: restore it from a copy, or "
+        "start again in a new --workdir",
+        reason="damaged",
+    )
+
+
+def record(config: dict, code: dict, metrics: dict | None) -> dict[str, str]:
+    """What the digests of a step are made of, beside its state."""
+    items = {"config": config, "code": code, "metrics": metrics}
+    return {name: json.dumps(value, sort_keys=True) for name, value in items.items()}
+
+
+def read_json(step_folder: pathlib.Path, item: str) -> Any:
+    return json.loads((step_folder / item / "metadata").read_text())
+
+
+def read_metrics(step_folder: pathlib.Path) -> dict[str, float] | None:
+    """What was measured at a step, if anything. Raises Damaged."""
+    path = step_folder / "metrics" / "metrics"
+    if not path.exists():
+        return None
+    try:
+        metrics = json.loads(path.read_text())
+        float(metrics[BEST_BY])
+        return metrics
+    except (ValueError, KeyError, TypeError) as error:
+        raise Damaged(f"metrics: {reason(error)}") from error
+
+
+def set_aside(folder: pathlib.Path, step: int) -> None:
+    """Moves a damaged step out of the way, to `damaged_checkpoints` beside `folder`."""
+    if jax.process_index() == 0:
+        aside = folder.parent / "damaged_checkpoints"
+        aside.mkdir(exist_ok=True)
+        names = [
+            aside / f"{step}{tail}" for tail in ("", *(f".{i}" for i in range(99)))
+        ]
+        (folder / str(step)).rename(next(n for n in names if not n.exists()))
+    _on_all_processes(True)  # nobody looks before it is gone
+
+
+def reason(error: Exception) -> str:
+    """What went wrong, in a part of a line: the readers' messages may fill a page."""
+    if isinstance(error, OSError) and error.strerror:
+        return error.strerror
+    line = " ".join(str(error).split()) or type(error).__name__
+    return line if len(line) <= 160 else f"{line[:60]} ... {line[-90:]}"
+
+
+def _read_intact(step_folder: pathlib.Path, read_state: Callable) -> tuple[dict, Any]:
+    try:
+        config, metrics = read_json(step_folder, "config"), read_metrics(step_folder)
+        has_digests = (step_folder / "digests").exists()
+        digests = read_json(step_folder, "digests") if has_digests else {}
+        if has_digests:
+            code = read_json(step_folder, "code")
+            _compare(record(config, code, metrics), digests)
+        state = read_state(step_folder, config)
+        if has_digests:
+            _compare({"state": state}, digests)
+        else:
+            log.info(
+                "%s has no digests: nothing says whether it is intact", step_folder
+            )
+        return config, state
+    except (InputError, Damaged):
+        raise
+    except Exception as error:  # whatever the many readers of a broken file raise
+        raise Damaged(reason(error)) from error
+
+
+def _compare(tree: Any, digests: dict) -> None:
+    if bad := integrity.differing(tree, digests):
+        more = f" and {len(bad) - 1} more" if len(bad) > 1 else ""
+        raise Damaged(f"{bad[0]}{more} is not what was saved")
+
+
+def _on_all_processes(fine: bool) -> bool:
+    """Whether `fine` holds on every process; waits for them."""
+    if jax.process_count() == 1:
+        return fine
+    return bool(multihost_utils.process_allgather(np.array(fine)).all())
