@@ -202,9 +202,9 @@ def _lie_in_array(data, rng):
 
 def _change_json_in_array(data, rng):
     arrays = _members(data)
-    if b"{" not in arrays.get("header.npy", b""):
+    raw = arrays.get("header.npy", b"")
+    if b"{" not in raw[100:]:
         return _lie_in_array(data, rng)
-    raw = arrays["header.npy"]
     text = _change_json(raw[raw.index(b"{", 100) :], rng)
     buffer = io.BytesIO()
     np.save(buffer, np.frombuffer(text, np.uint8))

@@ -126,9 +126,13 @@ class Records:
     ) -> Iterator[dict[str, np.ndarray]]:
         arguments = (batch_size, num_support, self.frames_per_video)
         failures: list[InputError] = []  # TensorFlow hands on no exceptions of ours
+        step, shape = start_step, (part.stop - part.start, num_support + 1)
 
         def read(step):
-            """The episodes of one step, undecoded: [B], [B, K + 1] bytes, the same."""
+            """The episodes of one step, undecoded: [B], [B, K + 1] bytes, the same.
+
+            No episodes tell that there was a failure.
+            """
             video_index, frame_index = episodes.draw_episodes(seed, step, *arguments)
             positions = range(step * batch_size, (step + 1) * batch_size)
             try:
@@ -140,29 +144,28 @@ class Records:
                 ]
             except InputError as error:
                 failures.append(error)
-                raise
+                none = np.zeros((0, shape[1]), object)
+                return np.zeros(0, np.int32), none, none
             videos, frames, rasters = zip(*drawn)
             # As objects: numpy would strip the zeros at the end of strings.
             frames, rasters = np.array(frames, object), np.array(rasters, object)
             return np.array(videos, np.int32), frames, rasters
 
-        step, shape = start_step, (part.stop - part.start, num_support + 1)
-        while True:
+        while not failures:
             try:
                 for batch in decoded_batches(read, step, shape, self.size):
                     yield batch
                     step += 1
             except ReadError as error:
-                if failures:
-                    raise failures[0] from error
-                if not self._undecodable_in(
-                    *read(step), step * batch_size + part.start
-                ):
+                episode = read(step)
+                first = step * batch_size + part.start
+                if not failures and not self._undecodable_in(*episode, first):
                     raise InputError(
                         f"{self.path}: the split {self.split} cannot be read "
                         f"({cause_of(error)}); {AGAIN}",
                         reason="unreadable",
                     ) from error
+        raise failures[0]
 
     def examples(self) -> Iterator[tuple[int, dict[str, Any]]]:
         """All readable videos in order: (index, record as of `parse_example`).

@@ -61,7 +61,15 @@ def decoded_batches(
     shape: tuple[int, int],
     size: int,
 ) -> Iterator[dict[str, np.ndarray]]:
-    """Batches of what `read(step)` reads, from `start_step` on; shape is (B, K + 1)."""
+    """Batches of what `read(step)` reads, until that is nothing.
+
+    Args:
+      read: step -> videos int32 [B], JPEG files [B, K + 1] and PNG files [B, K + 1]; it
+        must not raise, or TensorFlow prints pages. Runs in TensorFlow's threads.
+      start_step: the first step.
+      shape: (B, K + 1).
+      size: side of the pictures, pixels.
+    """
 
     def read_step(step):
         videos, frames, rasters = tf.numpy_function(
@@ -69,9 +77,9 @@ def decoded_batches(
             *([step], [tf.int32, tf.string, tf.string]),
             stateful=False,
         )
-        videos.set_shape(shape[:1])
-        frames.set_shape(shape)
-        rasters.set_shape(shape)
+        videos.set_shape([None])
+        frames.set_shape([None, shape[1]])
+        rasters.set_shape([None, shape[1]])
         return videos, frames, rasters
 
     def decode(video, frames, rasters):
@@ -89,6 +97,7 @@ def decoded_batches(
     dataset = (
         tf.data.Dataset.range(start_step, np.iinfo(np.int64).max)
         .map(read_step, num_parallel_calls=2)
+        .take_while(lambda videos, *_: tf.size(videos) > 0)
         .unbatch()
         .map(decode, num_parallel_calls=tf.data.AUTOTUNE)
         .batch(shape[0], drop_remainder=True)

@@ -15,7 +15,7 @@ from absl import logging as absl_logging
 from orbax.checkpoint import checkpoint_managers
 
 from data_pipeline.errors import InputError
-from flax_heads import integrity, saved_steps
+from flax_heads import integrity, recipe, saved_steps
 from flax_heads.console import log
 from flax_heads.saved_steps import BEST_BY
 from flax_heads.state import TrainState
@@ -33,6 +33,8 @@ _FREE_FIELDS = (
     "resume",
     "init_from",
     "fine_tune",
+    "vgg19",
+    "vggface",
 )
 
 
@@ -198,6 +200,7 @@ def _refuse_other_config(step_folder: pathlib.Path, saved: dict, config: dict) -
     if (step_folder / "code").exists():
         code = saved_steps.read_json(step_folder, "code")
         by = "; ".join(integrity.differences(code, integrity.code_version()))
+    saved = recipe.as_json(recipe.from_json(saved))  # with the fields of today
     binding = [
         {name: value for name, value in values.items() if name not in _FREE_FIELDS}
         for values in (saved, config)

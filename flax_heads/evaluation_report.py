@@ -11,11 +11,11 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
+from flax_heads import integrity
 from flax_heads.console import log
 from flax_heads.figures import contact_sheet
 from flax_heads.frechet import frechet_distance, kernel_distance
 from flax_heads.scores import METRICS
-from flax_heads.version import code_version
 
 # name -> title; baselines first, in the order of tables and pictures.
 METHODS = {
@@ -86,7 +86,7 @@ def write(
     results = _summary(settings, scores, per_video)
     face_id_in_loss = bool(config["perceptual"].get("face_id"))
     report = {
-        "code": code_version(),
+        "code": integrity.code_version(),
         **settings,
         "config": config,
         "csim_dlib_network_in_loss": face_id_in_loss,

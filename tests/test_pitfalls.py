@@ -96,7 +96,6 @@ CAUGHT_BY = {
         "test_pitfalls::test_aspect_ratio_changed_by_the_crop",
     ],
     "whole video in memory": [
-        "test_video::test_memory_does_not_grow_with_length",
         "test_fine_tuning::test_animate_reads_its_driver_as_it_goes",
         "test_pitfalls::test_whole_video_in_memory",
         "test_pitfalls::test_whole_video_in_memory_of_the_reader",
