@@ -13,13 +13,23 @@ PYTHON := $(shell for p in python3.14 python3.13 python3.12 python3.11 python3 p
 	>/dev/null 2>&1; then echo $$p; break; fi; done)
 endif
 
-.PHONY: demo test lint format clean
+.PHONY: demo test torch parity lint format clean
 
 demo: $(VENV)/.ready
 	$(BIN)/flax-heads demo --output demo_output
 
 test: $(VENV)/.ready
 	$(BIN)/python -m pytest $(PYTEST_ARGS)
+
+# The tests that compare with PyTorch. On Linux its package brings CUDA along; to spare
+# that, install a CPU build into $(VENV) first.
+torch: $(VENV)/.ready
+	$(BIN)/python -m pip install --quiet --editable '.[torch]'
+
+parity: torch
+	$(BIN)/python -m pytest $(PYTEST_ARGS) tests/test_torch_parity.py \
+		tests/test_torch_weights.py tests/test_perceptual.py tests/test_inception.py \
+		tests/test_lpips.py tests/test_weight_files.py
 
 lint: $(VENV)/.ready
 	$(BIN)/ruff check .

@@ -21,6 +21,7 @@ def paper() -> ConfigDict:
                 "held_out": 0.1,  # share of an archive's people kept aside
                 "num_videos": 0,  # synthetic only
                 "frames_per_video": 0,  # synthetic only
+                "max_damaged": 0.01,  # share of the records that may be replaced
             },
             "raster": {"line_width": 2.0, "inner_lips": True, "version": 1},
             "model": {

@@ -14,6 +14,7 @@ from data_pipeline.video import open_container
 
 _TIME_BASE = fractions.Fraction(1, 90_000)
 _COPIED = ("aac", "mp3", "ac3", "eac3", "alac", "opus")  # audio that mp4 players know
+_AAC_RATES = (8000, 11_025, 12_000, 16_000, 22_050, 24_000, 32_000, 44_100, 48_000)
 _BT709 = 1  # FFmpeg's number for the colour matrix, primaries and transfer
 _LIMITED = 1  # and for 16..235
 
@@ -232,7 +233,8 @@ class _AudioSource:
     def __init__(self, path: str | os.PathLike):
         self._opened = open_container(path, sound_files=True)
         container = self._opened.__enter__()
-        streams = container.streams.audio
+        # Without a decoder's context: a codec that is unknown here, or damage.
+        streams = [s for s in container.streams.audio if s.codec_context is not None]
         self.stream = streams[0] if streams else None
         self._origin = (container.start_time or 0) / 1e6
         self._pending = None  # the piece that was read too early
@@ -250,7 +252,7 @@ class _AudioSource:
             self._copied = True
             self._pieces = self._packets()
             return "copied"
-        rate = context.rate if 8000 <= context.rate <= 48000 else 48000
+        rate = context.rate if context.rate in _AAC_RATES else 48_000
         self._output = output.add_stream("aac", rate=rate)
         self._output.layout = "mono" if context.channels == 1 else "stereo"
         self._output.bit_rate = 128_000

@@ -62,6 +62,7 @@ def _parser() -> argparse.ArgumentParser:
         "--test-identities", nargs="+", default=[], help="instead of the fraction"
     )
     p.add_argument("--runner", help="let this Beam runner do the work")
+    _add_limits(p)
 
     p = command("check", commands.check, "Verifies prepared data; prints statistics.")
     p.add_argument("data_dir", help="as given to prepare")
@@ -91,9 +92,15 @@ def _parser() -> argparse.ArgumentParser:
         "finetune", commands.finetune, "A few photos of a person to a talking head."
     )
     p.add_argument("--model", required=True, help="workdir of a meta-training run")
-    p.add_argument("--photos", "--source", "-s", nargs="+", required=True)
-    p.add_argument("--output", "-o", required=True, help="folder of the head")
+    photos = p.add_mutually_exclusive_group(required=True)
+    photos.add_argument("--photos", "--source", "-s", nargs="+", help="of one person")
+    photos.add_argument(
+        "--photos-from", metavar="DIR", help="of many: a folder or a file for each"
+    )
+    p.add_argument("--output", "-o", required=True, help="folder of the head, or heads")
     p.add_argument("--frames-per-clip", type=int, default=8, help="T from each clip")
+    p.add_argument("--workers", type=int, default=1, help="that read a folder's photos")
+    _add_limits(p)
     p.add_argument("--iterations", type=int, help="0 = feed-forward, no training")
     p.add_argument("--seed", type=int, default=0)
 
@@ -160,6 +167,16 @@ def _parser() -> argparse.ArgumentParser:
     p.add_argument("--photo", help="default: scikit-image's portrait")
     p.add_argument("--steps", type=int, help="of meta-training")
     return parser
+
+
+def _add_limits(p) -> None:
+    p.add_argument(
+        "--limit",
+        nargs="+",
+        default=[],
+        metavar="NAME=NUMBER",
+        help="of the media, e.g. max_seconds=600; see data_pipeline/images.py",
+    )
 
 
 def _add_evaluation_flags(p) -> None:

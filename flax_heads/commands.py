@@ -11,6 +11,7 @@ from data_pipeline.errors import InputError
 
 
 def prepare(arguments) -> None:
+    from data_pipeline.images import Limits
     from data_pipeline.prepare import prepare
 
     prepare(
@@ -23,6 +24,7 @@ def prepare(arguments) -> None:
         runner=arguments.runner,
         test_fraction=arguments.test_fraction,
         test_identities=arguments.test_identities,
+        limits=Limits.parse(arguments.limit),
     )
 
 
@@ -53,13 +55,20 @@ def track(arguments) -> None:
 
 
 def finetune(arguments) -> None:
+    from data_pipeline.images import Limits
     from data_pipeline.people import load_person
     from flax_heads.console import progress, set_up
     from flax_heads.meta_model import fine_tune, load_model
 
     set_up()
     model = load_model(arguments.model)
-    person = load_person(arguments.photos, model.size, arguments.frames_per_clip)
+    limits = Limits.parse(arguments.limit)
+    if arguments.photos_from:
+        _finetune_folder(arguments, model, limits)
+        return
+    person = load_person(
+        arguments.photos, model.size, arguments.frames_per_clip, limits
+    )
     iterations = arguments.iterations
     if iterations is None:
         iterations = model.config.fine_tune.num_iterations
@@ -74,6 +83,31 @@ def finetune(arguments) -> None:
         )
     head.save(arguments.output)
     print(f"{arguments.output}: a talking head from {len(person.photos)} picture(s)")
+
+
+def _finetune_folder(arguments, model, limits) -> None:
+    from flax_heads.folder_of_people import fine_tune_folder
+
+    result = fine_tune_folder(
+        model,
+        arguments.photos_from,
+        arguments.output,
+        frames_per_clip=arguments.frames_per_clip,
+        num_iterations=arguments.iterations,
+        seed=arguments.seed,
+        num_workers=arguments.workers,
+        limits=limits,
+        on_person=lambda name, what: print(f"{name}: {what}", flush=True),
+    )
+    print(
+        f"{arguments.output}: {len(result.made)} talking heads made, {len(result.kept)} "
+        f"there before, {len(result.skipped)} people skipped"
+    )
+    if result.skipped:
+        raise InputError(
+            f"{len(result.skipped)} people have no talking head (named above)",
+            reason="skipped",
+        )
 
 
 def animate(arguments) -> None:

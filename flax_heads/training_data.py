@@ -57,8 +57,10 @@ def open_episodes(
     elif kind == "records":
         from data_pipeline.input_pipeline import Records  # imports TensorFlow
 
-        train = Records(config.data.path, "train")
-        held_out = Records(config.data.path, "test")
+        train, held_out = (
+            Records(config.data.path, split, max_damaged=config.data.max_damaged)
+            for split in ("train", "test")
+        )
     else:
         raise InputError(
             f"data.kind {kind!r}: expected 'records', 'archive' or 'synthetic'",

@@ -138,7 +138,13 @@ def test_limits_from_a_command_line():
     limits = Limits.parse(["max_seconds=60", "max_pixels=1000"])
     assert limits == Limits(max_seconds=60.0, max_pixels=1000)
     assert Limits.parse([]) == Limits()
-    for bad in ("max_seconds", "seconds=3", "max_pixels=2.5", "max_seconds=inf", "a=b=c"):
+    for bad in (
+        "max_seconds",
+        "seconds=3",
+        "max_pixels=2.5",
+        "max_seconds=inf",
+        "a=b=c",
+    ):
         with pytest.raises(InputError, match="limit"):
             Limits.parse([bad])
     with pytest.raises(InputError, match="above 0"):
