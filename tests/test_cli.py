@@ -32,7 +32,7 @@ def test_train_without_flags(capsys):
     "flags, expected",
     [
         (["--config=nowhere.py"], "nowhere.py"),
-        (["--config=configs/synthetic.py:nonsense"], "expected 'demo' or 'smoke'"),
+        (["--config=configs/synthetic.py:nonsense"], "expected a size first (small, demo, smoke)"),
         (["--config=configs/synthetic.py", "--config.batch=3"], "no field 'batch'"),
         (["--config=configs/synthetic.py", "--config.batch_size=many"], "many"),
         (["--config=configs/synthetic.py", "extra"], "unexpected argument 'extra'"),
@@ -160,3 +160,17 @@ def test_the_whole_path_from_a_photograph_to_a_video(tmp_path):
         assert "12 frames" in text
         assert probe(output).num_frames == 12
         assert output.with_suffix(".png").exists()
+
+
+def test_export_and_import_of_weights(tmp_path, capsys, monkeypatch):
+    """A model goes to PyTorch's names and back, by the commands."""
+    pytest.importorskip("safetensors")
+    monkeypatch.chdir(ROOT)
+    out = tmp_path / "w.safetensors"
+    line = _fails(capsys, "export", "--to", "torch", "--head", tmp_path, "-o", out)
+    assert "--model to torch" in line
+    line = _fails(capsys, "export", "--to=torch", f"--model={tmp_path}", f"-o={out}")
+    assert "has no checkpoint" in line
+    recipe = "--config=configs/synthetic.py:smoke"
+    line = _fails(capsys, "import", f"--weights={out}", recipe, f"-o={tmp_path}/w")
+    assert "w.safetensors" in line
