@@ -200,10 +200,11 @@ def _refuse_other_config(step_folder: pathlib.Path, saved: dict, config: dict) -
     if (step_folder / "code").exists():
         code = saved_steps.read_json(step_folder, "code")
         by = "; ".join(integrity.differences(code, integrity.code_version()))
-    saved = recipe.as_json(recipe.from_json(saved))  # with the fields of today
+    # As today's code reads them: with defaults for fields that are younger.
+    both = (recipe.as_json(recipe.from_json(values)) for values in (saved, config))
     binding = [
         {name: value for name, value in values.items() if name not in _FREE_FIELDS}
-        for values in (saved, config)
+        for values in both
     ]
     if differences := integrity.differences(*binding):
         raise InputError(

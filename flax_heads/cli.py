@@ -87,6 +87,7 @@ def _parser() -> argparse.ArgumentParser:
     )
     p.add_argument("--driving", "-d", required=True)
     p.add_argument("--output", "-o", required=True, help=".npz")
+    _add_limits(p)
 
     p = command(
         "finetune", commands.finetune, "A few photos of a person to a talking head."

@@ -44,12 +44,17 @@ def info(arguments) -> None:
 
 
 def track(arguments) -> None:
+    from data_pipeline.images import Limits
     from data_pipeline.tracking import track_video
     from flax_heads.console import progress
 
     with progress("landmarks", None) as show:
         seen = iter(range(1, 1 << 62))
-        track = track_video(arguments.driving, on_frame=lambda *_: show(next(seen)))
+        track = track_video(
+            arguments.driving,
+            Limits.parse(arguments.limit),
+            on_frame=lambda *_: show(next(seen)),
+        )
     track.save(arguments.output)
     print(f"{arguments.output}: {track.found.sum()} of {len(track.found)} frames")
 

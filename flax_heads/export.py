@@ -2,8 +2,9 @@
 
 Whoever has JAX loads it so, on any machine (README, "Export"):
 
+    import jax
     from jax import export
-    draw = export.deserialize(open("head.stablehlo", "rb").read()).call
+    draw = jax.jit(export.deserialize(open("head.stablehlo", "rb").read()).call)
     frames = draw(rasters)  # uint8 [B, size, size, 3], any B
 
 The JSON file beside it says what the rasters must look like.
@@ -40,7 +41,7 @@ def export_stablehlo(
 
     Args:
       head: whom it draws.
-      output: the file, by custom `.stablehlo`; the description gets `.json` added.
+      output: the file, usually `.stablehlo`; the description gets `.json` added.
       platforms: that the program is lowered for.
 
     Returns:

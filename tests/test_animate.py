@@ -202,6 +202,20 @@ def test_reading_ahead_keeps_the_order_and_its_distance():
     assert list(read_ahead([])) == []
 
 
+def test_the_next_item_is_made_while_one_is_in_use():
+    at_work = threading.Event()
+
+    def source():
+        yield 0
+        at_work.set()
+        yield 1
+
+    items = read_ahead(source())
+    assert next(items) == 0
+    assert at_work.wait(timeout=30)  # without anybody asking for item 1
+    assert list(items) == [1]
+
+
 def test_reading_ahead_raises_after_the_good_items_and_closes_its_source():
     closed = []
 

@@ -32,7 +32,10 @@ def test_train_without_flags(capsys):
     "flags, expected",
     [
         (["--config=nowhere.py"], "nowhere.py"),
-        (["--config=configs/synthetic.py:nonsense"], "expected a size first (small, demo, smoke)"),
+        (
+            ["--config=configs/synthetic.py:nonsense"],
+            "expected a size first (small, demo, smoke)",
+        ),
         (["--config=configs/synthetic.py", "--config.batch=3"], "no field 'batch'"),
         (["--config=configs/synthetic.py", "--config.batch_size=many"], "many"),
         (["--config=configs/synthetic.py", "extra"], "unexpected argument 'extra'"),

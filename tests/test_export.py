@@ -21,9 +21,10 @@ _USE = """
 import sys
 for name in ("flax_heads", "data_pipeline", "configs", "flax"):
     sys.modules[name] = None  # an import of it raises
+import jax
 import numpy as np
 from jax import export
-draw = export.deserialize(open(sys.argv[1], "rb").read()).call
+draw = jax.jit(export.deserialize(open(sys.argv[1], "rb").read()).call)
 rasters = np.load(sys.argv[2])
 np.savez(sys.argv[3], three=draw(rasters), one=draw(rasters[:1]))
 """
