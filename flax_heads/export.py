@@ -1,6 +1,6 @@
 """A talking head as one StableHLO file that draws without this project.
 
-Whoever has JAX loads it so, on any machine (README, "Export"):
+Whoever has JAX loads it so, on any machine:
 
     import jax
     from jax import export
