@@ -122,6 +122,8 @@ def animate(arguments) -> None:
 
     set_up()
     head = TalkingHead.load(arguments.head)
+    if arguments.dtype:
+        head = head.with_dtype(arguments.dtype)
     with staged_progress() as show:
         counts = drive(
             head,
@@ -150,7 +152,10 @@ def export(arguments) -> None:
         from flax_heads.export import export_stablehlo
         from flax_heads.talking_head import TalkingHead
 
-        export_stablehlo(TalkingHead.load(arguments.head), arguments.output)
+        head = TalkingHead.load(arguments.head)
+        if arguments.dtype:
+            head = head.with_dtype(arguments.dtype)
+        export_stablehlo(head, arguments.output)
     else:
         raise InputError(
             "export takes --model to torch, or --head to stablehlo", reason="usage"

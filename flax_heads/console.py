@@ -44,6 +44,8 @@ def _set_up_logging() -> None:
 
 def _set_up_jax() -> None:
     """Keeps compiled programs between runs, in the user's cache folder."""
+    if jax.config.jax_compilation_cache_dir:  # the user's own choice
+        return
     cache = os.environ.get("XDG_CACHE_HOME") or pathlib.Path.home() / ".cache"
     folder = pathlib.Path(cache) / "flax_heads" / "xla"
     with contextlib.suppress(OSError):  # a read-only home only costs the cache

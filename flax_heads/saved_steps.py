@@ -43,6 +43,15 @@ def newest_first(folder: pathlib.Path) -> list[int]:
     return sorted((int(name) for name in names if name.isdigit()), reverse=True)
 
 
+def last_good(workdir: str | pathlib.Path) -> str:
+    """For messages: what a run would resume from."""
+    folder = folder_of(workdir)
+    steps = newest_first(folder)
+    return (
+        f"the last good one is {folder / str(steps[0])}" if steps else "there is none"
+    )
+
+
 def best(folder: pathlib.Path) -> int | None:
     """The step with the smallest held-out L1 of those that have one."""
     measured = {}

@@ -29,7 +29,7 @@ from absl import flags
 from ml_collections import ConfigDict, config_flags
 
 from data_pipeline.errors import InputError
-from flax_heads import checkpoints, integrity, parallel, recipe, replay
+from flax_heads import checkpoints, integrity, parallel, recipe, replay, saved_steps
 from flax_heads.console import log, progress, set_up
 from flax_heads.held_out import make_held_out_check
 from flax_heads.info import count_parameters
@@ -232,7 +232,8 @@ def _not_finite(workdir, step, limit, config_json, state, batch, data):
         videos, how = [], f"it could not be kept to run again ({error})"
     return FloatingPointError(
         f"step {step}: not finite, like the {limit - 1} before it; videos: "
-        f"{', '.join(videos)}; {how}; {checkpoints.last_good(workdir)}"
+        f"{', '.join(videos)}; {how}; of the checkpoints "
+        f"{saved_steps.last_good(workdir)}"
     )
 
 
@@ -269,8 +270,8 @@ def run(argv: list[str]) -> int:
         return EXIT_NOT_FINITE
     except OSError as error:  # of the disk: a log, a picture
         raise InputError(
-            f"{error.filename or workdir}: {error.strerror or error}; "
-            f"{checkpoints.last_good(workdir)}; run again to resume",
+            f"{error.filename or workdir}: {error.strerror or error}; of the checkpoints "
+            f"{saved_steps.last_good(workdir)}; make room and run again to resume",
             "disk",
         ) from error
     return 0

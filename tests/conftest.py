@@ -17,6 +17,7 @@ os.environ.setdefault(
 os.environ.setdefault("JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS", "0.5")
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
 
+import jax
 import pytest
 
 SAMPLES = pathlib.Path(
@@ -33,3 +34,10 @@ def samples() -> pathlib.Path:
     if not (SAMPLES / "MANIFEST.csv").exists():
         pytest.skip(f"no sample media at {SAMPLES} (set FLAX_HEADS_SAMPLES)")
     return SAMPLES
+
+
+@pytest.fixture(autouse=True, scope="module")
+def _forget_compiled_programs():
+    """Those of all modules together would fill a laptop's memory."""
+    yield
+    jax.clear_caches()

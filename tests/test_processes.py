@@ -29,7 +29,7 @@ def main(port, rank, workdir):
     from flax_heads.train import train
     from tests.test_train import tiny_config
     config = tiny_config(100_000)
-    config.stall_timeout_seconds = 20.0
+    config.stall_timeout_seconds = 30.0
     train(config, workdir)
 
 if __name__ == "__main__":
