@@ -138,6 +138,7 @@ def _failure_in_one_line(manager: ocp.CheckpointManager) -> Iterator[None]:
         yield
     # A full disk is an OSError, a ValueError or a RuntimeError by who met it.
     except Exception as error:
+        saved_steps.silence_late_threads()
         raise InputError(
             f"{manager.directory}: a checkpoint could not be saved "
             f"({saved_steps.reason(error)}); "

@@ -13,9 +13,12 @@ before it. Steps of older code have no digests and are read as they are.
 from __future__ import annotations
 
 import contextlib
+import gc
 import json
+import logging
 import pathlib
-from collections.abc import Callable
+import sys
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import jax
@@ -81,15 +84,17 @@ def read_newest(
     """
     damage = []
     for step in steps:
-        try:
-            config, state = _read_intact(folder / str(step), read_state)
-            problem = None
-        except Damaged as error:
-            problem = str(error)
+        with _one_complaint_is_enough():
+            try:
+                config, state = _read_intact(folder / str(step), read_state)
+                problem = None
+            except Damaged as error:
+                problem = str(error)
         if _on_all_processes(problem is None):
             for line in damage:
                 log.warning("%s; reading step %d instead", line, step)
             return step, config, state
+        silence_late_threads()
         damage.append(f"{folder / str(step)} is damaged ({problem or 'elsewhere'})")
     raise InputError(
         f"{'; '.join(damage)}; no intact one is left: restore it from a copy, or "
@@ -167,6 +172,40 @@ def _compare(tree: Any, digests: dict) -> None:
     if bad := integrity.differing(tree, digests):
         more = f" and {len(bad) - 1} more" if len(bad) > 1 else ""
         raise Damaged(f"{bad[0]}{more} is not what was saved")
+
+
+@contextlib.contextmanager
+def _one_complaint_is_enough() -> Iterator[None]:
+    """Lets what is dropped inside be dropped silently.
+
+    When an array cannot be read, Orbax abandons its readers of the others. Each would
+    say so at length when it is collected, in whatever runs then.
+    """
+    hook, asyncio_log = sys.unraisablehook, logging.getLogger("asyncio")
+    level = asyncio_log.level
+    sys.unraisablehook = lambda _: None
+    asyncio_log.setLevel(logging.CRITICAL + 1)
+    try:
+        yield
+        gc.collect()
+    finally:
+        sys.unraisablehook = hook
+        asyncio_log.setLevel(level)
+
+
+def silence_late_threads() -> None:
+    """From now on, says nothing of threads that were abandoned and end some time later.
+
+    To be called when reading or writing has failed: TensorStore's threads go on, and
+    find that nobody waits for them any more.
+    """
+    hook = sys.unraisablehook
+
+    def others(unraisable):
+        if str(unraisable.exc_value) != "Event loop is closed":
+            hook(unraisable)
+
+    sys.unraisablehook = others
 
 
 def _on_all_processes(fine: bool) -> bool:

@@ -22,12 +22,6 @@ ROOT = pathlib.Path(__file__).resolve().parents[1]
 CONFIG = {"size": 16, "optimizer": {"eps": 1e-5}, "num_train_steps": 10}
 
 
-# Orbax drops its readers of the other arrays when one of them fails.
-pytestmark = pytest.mark.filterwarnings(
-    "ignore::pytest.PytestUnraisableExceptionWarning"
-)
-
-
 @pytest.fixture
 def messages(caplog):
     """Log lines of the project, whether or not its logger propagates."""
