@@ -15,6 +15,7 @@ def paper() -> ConfigDict:
             "size": 256,  # side of frames and rasters, pixels
             "batch_size": 16,  # global; the original's is unknown
             "num_support": 8,  # K
+            "accumulate": 1,  # parts of a batch that follow each other: memory
             "data": {
                 "kind": "records",  # "records", "archive" or "synthetic"
                 "path": "",  # of records or of an archive
@@ -26,6 +27,7 @@ def paper() -> ConfigDict:
             "raster": {"line_width": 2.0, "inner_lips": True, "version": 1},
             "model": {
                 "dtype": "float32",  # compute type; parameters are always float32
+                "remat": False,  # blocks are computed again for the gradient: memory
                 "embedder": {
                     "channels": deep,
                     "attention_after": 3,

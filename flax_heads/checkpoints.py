@@ -24,6 +24,8 @@ from flax_heads.state import TrainState
 # field shapes the parameters, the data order or the meaning of the weights.
 _FREE_FIELDS = (
     "num_train_steps",
+    "accumulate",
+    "model.remat",
     "log_every_steps",
     "checkpoint_every_steps",
     "eval_every_steps",
@@ -196,11 +198,12 @@ def _refuse_other_config(step_folder: pathlib.Path, saved: dict, config: dict) -
         by = "; ".join(integrity.differences(code, integrity.code_version()))
     # As today's code reads them: with defaults for fields that are younger.
     both = (recipe.as_json(recipe.from_json(values)) for values in (saved, config))
-    binding = [
-        {name: value for name, value in values.items() if name not in _FREE_FIELDS}
-        for values in both
-    ]
-    if differences := integrity.differences(*binding):
+
+    def binds(difference):
+        field = difference.split(":")[0]
+        return not {field, field.split(".")[0]} & set(_FREE_FIELDS)
+
+    if differences := list(filter(binds, integrity.differences(*both))):
         raise InputError(
             f"{step_folder.parent}: step {step_folder.name} was made by another config "
             f"({'; '.join(differences)}){by and f' and by other code ({by})'}; use a "

@@ -6,7 +6,7 @@ import jax
 import jax.numpy as jnp
 from flax import linen as nn
 
-from flax_heads.layers import FirstBlock, ResidualBlock, SelfAttention, sum_pool
+from flax_heads.layers import SelfAttention, blocks, sum_pool
 
 # Every entry of W and of w0 starts in [-0.1, 0.1], as in the lab's code.
 EMBEDDING_RANGE = 0.1
@@ -21,7 +21,7 @@ class Discriminator(nn.Module):
 
     Attributes:
       channels: of the down blocks; a block of the last width without resampling follows.
-      attention_after, relu_before_sum, rectified_skip: as in `Embedder`.
+      attention_after, relu_before_sum, rectified_skip, dtype, remat: as in `Embedder`.
     """
 
     channels: tuple[int, ...] = (64, 128, 256, 512, 512, 512)
@@ -29,6 +29,7 @@ class Discriminator(nn.Module):
     relu_before_sum: bool = False
     rectified_skip: bool = False
     dtype: jnp.dtype = jnp.float32
+    remat: bool = False
 
     @nn.compact
     def __call__(
@@ -45,29 +46,22 @@ class Discriminator(nn.Module):
           scores float32 [B], and V's activations after each residual block, for feature
           matching.
         """
+        first_block, residual_block = blocks(self.remat)
+        block = dict(rectified_skip=self.rectified_skip, dtype=self.dtype)
         x = jnp.concatenate([frames, rasters], -1).astype(self.dtype)
         features = []
         for i, channels in enumerate(self.channels, start=1):
             if i == 1:
-                x = FirstBlock(channels, dtype=self.dtype, name="down1")(x)
+                x = first_block(channels, dtype=self.dtype, name="down1")(x)
             else:
-                x = self._block(channels, "down", f"down{i}")(x)
+                x = residual_block(channels, "down", name=f"down{i}", **block)(x)
             features.append(x)
             if i == self.attention_after:
                 x = SelfAttention(dtype=self.dtype, name="attention")(x)
-        x = self._block(self.channels[-1], None, "residual")(x)
+        x = residual_block(self.channels[-1], name="residual", **block)(x)
         features.append(x)
         pooled = sum_pool(x, self.relu_before_sum)  # [B, N]
         w0 = self.param("w0", embedding_init, (self.channels[-1],))
         bias = self.param("b", nn.initializers.zeros, ())
         scores = jnp.einsum("bn,bn->b", pooled, video_embedding + w0) + bias
         return scores, tuple(features)
-
-    def _block(self, channels, resample, name):
-        return ResidualBlock(
-            channels,
-            resample,
-            rectified_skip=self.rectified_skip,
-            dtype=self.dtype,
-            name=name,
-        )

@@ -6,7 +6,7 @@ import jax
 import jax.numpy as jnp
 from flax import linen as nn
 
-from flax_heads.layers import FirstBlock, ResidualBlock, SelfAttention, sum_pool
+from flax_heads.layers import SelfAttention, blocks, sum_pool
 
 
 class Embedder(nn.Module):
@@ -16,6 +16,7 @@ class Embedder(nn.Module):
       channels: output channels of the down blocks, each halving the side.
       attention_after: self-attention follows this many down blocks; None leaves it out.
       relu_before_sum, rectified_skip: see `layers.sum_pool` and `ResidualBlock`.
+      dtype, remat: compute type; see `layers.blocks`.
     """
 
     channels: tuple[int, ...] = (64, 128, 256, 512, 512, 512)
@@ -23,6 +24,7 @@ class Embedder(nn.Module):
     relu_before_sum: bool = False
     rectified_skip: bool = False
     dtype: jnp.dtype = jnp.float32
+    remat: bool = False
 
     @nn.compact
     def __call__(self, frames: jax.Array, rasters: jax.Array) -> jax.Array:
@@ -34,12 +36,13 @@ class Embedder(nn.Module):
         Returns:
           float32 [B, N]; the paper's e-hat is its mean over a person's K or T images.
         """
+        first_block, residual_block = blocks(self.remat)
         x = jnp.concatenate([frames, rasters], -1).astype(self.dtype)
         for i, channels in enumerate(self.channels, start=1):
             if i == 1:
-                x = FirstBlock(channels, dtype=self.dtype, name="down1")(x)
+                x = first_block(channels, dtype=self.dtype, name="down1")(x)
             else:
-                x = ResidualBlock(
+                x = residual_block(
                     channels,
                     resample="down",
                     rectified_skip=self.rectified_skip,

@@ -8,11 +8,10 @@ from flax import linen as nn
 
 from flax_heads.layers import (
     Conv,
-    FirstBlock,
-    ResidualBlock,
     SelfAttention,
     Style,
     adaptive_instance_norm,
+    blocks,
 )
 
 
@@ -25,6 +24,7 @@ class Generator(nn.Module):
       attention_after: self-attention follows this many down blocks, or None.
       up_attention_after: the same for the up blocks.
       rectified_skip: see `ResidualBlock`.
+      dtype, remat: compute type; see `layers.blocks`.
     """
 
     channels: tuple[int, ...] = (64, 128, 256, 512)
@@ -33,6 +33,7 @@ class Generator(nn.Module):
     up_attention_after: int | None = 2
     rectified_skip: bool = False
     dtype: jnp.dtype = jnp.float32
+    remat: bool = False
 
     @property
     def style_channels(self) -> tuple[int, ...]:
@@ -60,13 +61,14 @@ class Generator(nn.Module):
           float32 frames [B, H, W, 3] in [-1, 1].
         """
         styles = split_psi(psi, self.style_channels)
+        first_block, residual_block = blocks(self.remat)
         block = dict(rectified_skip=self.rectified_skip, dtype=self.dtype)
         x = rasters.astype(self.dtype)
         for i, channels in enumerate(self.channels, start=1):
             if i == 1:
-                x = FirstBlock(channels, dtype=self.dtype, name="down1")(x)
+                x = first_block(channels, dtype=self.dtype, name="down1")(x)
             else:
-                x = ResidualBlock(
+                x = residual_block(
                     channels, "down", norm="instance", name=f"down{i}", **block
                 )(x)
             if i == self.attention_after:
@@ -74,12 +76,12 @@ class Generator(nn.Module):
         deep = self.channels[-1]
         for i in range(1, self.num_residual_blocks + 1):
             pair, styles = styles[:2], styles[2:]
-            x = ResidualBlock(deep, norm="adaptive", name=f"residual{i}", **block)(
+            x = residual_block(deep, norm="adaptive", name=f"residual{i}", **block)(
                 x, pair
             )
         for i, channels in enumerate(reversed(self.channels), start=1):
             pair, styles = styles[:2], styles[2:]
-            x = ResidualBlock(channels, "up", norm="adaptive", name=f"up{i}", **block)(
+            x = residual_block(channels, "up", norm="adaptive", name=f"up{i}", **block)(
                 x, pair
             )
             if i == self.up_attention_after:

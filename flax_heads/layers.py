@@ -13,6 +13,7 @@ Style = tuple[jax.Array, jax.Array]
 
 _kernel_init = nn.initializers.xavier_uniform()
 _INSTANCE_NORM_EPS = 1e-4
+_MOST_QUERIES = 512  # that attention looks up at once
 
 
 def instance_norm(x: jax.Array) -> jax.Array:
@@ -223,6 +224,17 @@ class ResidualBlock(nn.Module):
         return x
 
 
+def blocks(remat: bool) -> tuple[type[FirstBlock], type[ResidualBlock]]:
+    """The block classes; with `remat`, ones that keep only their input for the gradient.
+
+    What is inside them is computed again in the backward pass: a third more work in it
+    for a fraction of the memory. The parameters are the same.
+    """
+    if remat:
+        return nn.remat(FirstBlock), nn.remat(ResidualBlock)
+    return FirstBlock, ResidualBlock
+
+
 class SelfAttention(nn.Module):
     """SAGAN self-attention (Zhang et al. 2019): x + gamma * attention(x), gamma = 0 first.
 
@@ -243,9 +255,36 @@ class SelfAttention(nn.Module):
         query = project(max(c // 8, 1), "query")  # [B, HW, C/8]
         key = project(max(c // 8, 1), "key")
         value = project(max(c // 2, 1), "value")  # [B, HW, C/2]
-        logits = jnp.einsum("bqc,bkc->bqk", query, key).astype(jnp.float32)
-        weights = nn.softmax(logits).astype(self.dtype)
-        attended = jnp.einsum("bqk,bkc->bqc", weights, value).reshape(b, h, w, -1)
+        attended = _attend_by_rows(query.reshape(b, h, w, -1), key, value)
         out = Conv(c, (1, 1), use_bias=False, dtype=self.dtype, name="out")(attended)
         gamma = self.param("gamma", nn.initializers.zeros, ())
         return x + gamma.astype(x.dtype) * out
+
+
+def _attend_by_rows(query: jax.Array, key: jax.Array, value: jax.Array) -> jax.Array:
+    """Dot-product attention, a few rows of queries at a time where there are many.
+
+    At 64x64 the float32 logits of one image are 64 MiB, and training would keep them:
+    here a slice of them lives at a time, and the backward pass makes it again.
+
+    Args:
+      query: [B, H, W, C].
+      key, value: [B, HW, C], [B, HW, D].
+
+    Returns:
+      [B, H, W, D].
+    """
+    b, h, w, c = query.shape
+    most = max(1, _MOST_QUERIES // w)
+    rows = max(r for r in range(1, min(h, most) + 1) if h % r == 0)
+
+    def attend(some):  # [B, rows * W, C]
+        logits = jnp.einsum("bqc,bkc->bqk", some, key).astype(jnp.float32)
+        weights = nn.softmax(logits).astype(value.dtype)
+        return jnp.einsum("bqk,bkd->bqd", weights, value)
+
+    if rows == h:
+        return attend(query.reshape(b, h * w, c)).reshape(b, h, w, -1)
+    slices = query.reshape(b, h // rows, rows * w, c).swapaxes(0, 1)
+    attended = jax.lax.map(jax.checkpoint(attend), slices)
+    return attended.swapaxes(0, 1).reshape(b, h, w, -1)

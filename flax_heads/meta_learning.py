@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -54,6 +55,42 @@ def project(networks: Networks, params: Any, embedding: jax.Array) -> jax.Array:
     return networks.projection.apply({"params": params["projection"]}, embedding)
 
 
+def over_parts(
+    num_parts: int, function: Callable[..., tuple[Any, Any]], *batch: Any
+) -> tuple[Any, Any]:
+    """Runs a function over parts of a batch, one after the other.
+
+    Args:
+      num_parts: that the batch, of every device, divides into.
+      function: of trees of a part, to (means over its examples, values of each example).
+      *batch: trees whose leaves have a leading axis B.
+
+    Returns:
+      the same of the whole batch.
+    """
+    if num_parts == 1:
+        return function(*batch)
+
+    # Part i has the examples i, i + n, ...: so those of each device divide evenly.
+    def split(x):
+        return x.reshape(-1, num_parts, *x.shape[1:]).swapaxes(0, 1)
+
+    def add(sums, part):
+        means, each = function(*part)
+        return jax.tree.map(jnp.add, sums, means), each
+
+    parts = jax.tree.map(split, batch)
+    first = jax.tree.map(lambda x: x[0], parts)
+    zeros = jax.tree.map(
+        lambda x: jnp.zeros(x.shape, x.dtype), jax.eval_shape(function, *first)[0]
+    )
+    sums, each = jax.lax.scan(add, zeros, parts)
+    return (
+        jax.tree.map(lambda x: x / num_parts, sums),
+        jax.tree.map(lambda x: x.swapaxes(0, 1).reshape(-1, *x.shape[2:]), each),
+    )
+
+
 def make_meta_step(
     networks: Networks,
     generator_adam: Adam,
@@ -63,6 +100,7 @@ def make_meta_step(
     *,
     discriminator_updates: int = 2,
     ema_decay: float = 0.999,
+    accumulate: int = 1,
     axis_name: str | None = None,
 ) -> Callable[[TrainState, Batch], tuple[TrainState, Metrics]]:
     """Builds `(state, batch) -> (state, metrics)`.
@@ -84,6 +122,9 @@ def make_meta_step(
       perceptual: networks of the content loss.
       discriminator_updates: updates of D per update of G; the paper's is 2.
       ema_decay: of the moving average of the generator side's parameters.
+      accumulate: parts of the batch whose gradients are averaged one after the other
+        for each update. The numbers are those of one part, in the memory of a small
+        batch and for one more forward pass of E and G.
       axis_name: the mapped axis to average over under `jax.pmap`. Leave it None under
         `jit`, where the batch is one global array.
 
@@ -101,57 +142,50 @@ def make_meta_step(
             return tree
         return jax.lax.all_gather(tree, axis_name, tiled=True)
 
-    def meta_step(state: TrainState, batch: Batch) -> tuple[TrainState, Metrics]:
-        real = to_unit_range(batch["target_frame"])  # [B, H, W, 3]
-        rasters = to_unit_range(batch["target_raster"])
-        support_frames = to_unit_range(batch["support_frames"])  # [B, K, H, W, 3]
-        support_rasters = to_unit_range(batch["support_rasters"])
-        video_index = batch["video_index"]  # [B]
+    def forward(side, part):
+        """(x-hat [B, H, W, 3], e-hat [B, N]) and their pullback to phi, psi, P."""
 
-        def forward(params):
-            params = spectral.normalize(params, state.generator.vectors)
-            embedding = embed(networks, params, support_frames, support_rasters)
+        def draw(params):
+            params = spectral.normalize(params, side.vectors)
+            embedding = embed(
+                networks,
+                params,
+                to_unit_range(part["support_frames"]),  # [B, K, H, W, 3]
+                to_unit_range(part["support_rasters"]),
+            )
             psi = project(networks, params, embedding)
+            rasters = to_unit_range(part["target_raster"])  # [B, H, W, 3]
             return generate(networks, params, rasters, psi), embedding
 
-        (fake, embedding), pull_back = jax.vjp(forward, state.generator.params)
+        return jax.vjp(draw, side.params)
 
-        discriminator, table = state.discriminator, state.video_embeddings
-        all_indices = gather(video_index)  # of the global batch
-        rows_before = jax.tree.map(lambda w: w[all_indices], table)
-        must_be_finite = []
-        for i in range(discriminator_updates):
+    def discriminator_gradients(discriminator, part, rows, fake):
+        """Of L_DSC, with the loss and the scores; and of each row of W."""
+        real = to_unit_range(part["target_frame"])
+        rasters = to_unit_range(part["target_raster"])
 
-            def objective(params, rows, vectors=discriminator.vectors):
-                return discriminator_objective(
-                    networks.discriminator, params, vectors, rows, real, fake, rasters
-                )
-
-            rows = table.values[video_index]  # [B, N]
-            (d_loss, scores), (d_grads, row_grads) = jax.value_and_grad(
-                objective, argnums=(0, 1), has_aux=True
-            )(discriminator.params, rows)
-            d_grads = average(d_grads)
-            row_grads = gather(row_grads) / (
-                jax.lax.axis_size(axis_name) if axis_name else 1
-            )
-            d_grad_norm = optax.tree.norm(d_grads)
-            must_be_finite += [average(d_loss), d_grad_norm, optax.tree.norm(row_grads)]
-            discriminator = discriminator.updated(d_grads, discriminator_adam)
-            table = update_rows(
-                table,
-                all_indices,
-                row_grads,
-                discriminator_updates * state.step + i + 1,
-                learning_rate=discriminator_adam.learning_rate,
-                b2=discriminator_adam.b2,
-                eps=discriminator_adam.eps,
+        def objective(params, rows):
+            return discriminator_objective(
+                networks.discriminator,
+                params,
+                discriminator.vectors,
+                rows,
+                real,
+                fake,
+                rasters,
             )
 
-        rows = table.values[video_index]
-        variables = {"params": discriminator.normalized()}
+        (loss, scores), (gradients, row_gradients) = jax.value_and_grad(
+            objective, argnums=(0, 1), has_aux=True
+        )(discriminator.params, rows)
+        return (gradients, loss, scores), row_gradients
 
-        def generator_objective(fake, embedding):
+    def generator_gradients(variables, part, rows, outputs, pull_back):
+        """Of L_CNT + L_ADV + L_MCH against a constant discriminator, and metrics."""
+        real = to_unit_range(part["target_frame"])
+        rasters = to_unit_range(part["target_raster"])
+
+        def objective(fake, embedding):
             terms = image_terms(
                 fake,
                 real,
@@ -163,15 +197,10 @@ def make_meta_step(
                 terms["match"] = weights.match * losses.match_loss(embedding, rows)
             return sum(terms.values()), terms
 
-        (fake_grads, embedding_grads), terms = jax.grad(
-            generator_objective, argnums=(0, 1), has_aux=True
-        )(fake, embedding)
-        (g_grads,) = pull_back((fake_grads, embedding_grads))
-        g_grads = average(g_grads)
-
-        mean_fake = average(fake.mean(0))  # [H, W, 3]
+        gradients, terms = jax.grad(objective, argnums=(0, 1), has_aux=True)(*outputs)
+        (gradients,) = pull_back(gradients)
+        fake, embedding = outputs
         metrics = {f"loss/{name}": value for name, value in terms.items()}
-        metrics |= {"loss/discriminator": d_loss, **scores}
         metrics |= {
             "l1": losses.mean_l1(fake, real) / 2,  # of frames in [0, 1]
             "norm/embedding": jnp.linalg.norm(embedding, axis=-1).mean(),
@@ -180,7 +209,67 @@ def make_meta_step(
                 embedding, rows, epsilon=1e-8
             ).mean(),
         }
-        metrics = average(metrics)
+        return gradients, metrics
+
+    def meta_step(state: TrainState, batch: Batch) -> tuple[TrainState, Metrics]:
+        in_parts = functools.partial(over_parts, accumulate)
+        if accumulate == 1:
+            (fake, embedding), pull_back = forward(state.generator, batch)
+        else:  # only the frames are kept; the way back is walked part by part below
+            _, fake = in_parts(
+                lambda part: ({}, forward(state.generator, part)[0][0]), batch
+            )
+
+        discriminator, table = state.discriminator, state.video_embeddings
+        video_index = batch["video_index"]  # [B]
+        all_indices = gather(video_index)  # of the global batch
+        rows_before = jax.tree.map(lambda w: w[all_indices], table)
+        must_be_finite = []
+        for i in range(discriminator_updates):
+            (d_grads, d_loss, scores), row_grads = in_parts(
+                functools.partial(discriminator_gradients, discriminator),
+                batch,
+                table.values[video_index],  # [B, N]
+                fake,
+            )
+            d_grads, d_loss = average((d_grads, d_loss))
+            row_grads = gather(row_grads) / (
+                accumulate * (jax.lax.axis_size(axis_name) if axis_name else 1)
+            )
+            d_grad_norm = optax.tree.norm(d_grads)
+            must_be_finite += [d_loss, d_grad_norm, optax.tree.norm(row_grads)]
+            discriminator = discriminator.updated(d_grads, discriminator_adam)
+            table = update_rows(
+                table,
+                all_indices,
+                row_grads,
+                discriminator_updates * state.step + i + 1,
+                learning_rate=discriminator_adam.learning_rate,
+                b2=discriminator_adam.b2,
+                eps=discriminator_adam.eps,
+            )
+
+        variables = {"params": discriminator.normalized()}
+        rows = table.values[video_index]
+        if accumulate == 1:
+            g_grads, metrics = generator_gradients(
+                variables, batch, rows, (fake, embedding), pull_back
+            )
+        else:
+            (g_grads, metrics), _ = in_parts(
+                lambda part, rows: (
+                    generator_gradients(
+                        variables, part, rows, *forward(state.generator, part)
+                    ),
+                    {},
+                ),
+                batch,
+                rows,
+            )
+        g_grads = average(g_grads)
+
+        mean_fake = average(fake.mean(0))  # [H, W, 3]
+        metrics = average({"loss/discriminator": d_loss, **scores, **metrics})
         metrics |= {
             "fake/std_over_batch": jnp.sqrt(
                 average(jnp.square(fake - mean_fake).mean())
@@ -189,7 +278,7 @@ def make_meta_step(
             "norm/generator_gradient": optax.tree.norm(g_grads),
             "norm/discriminator_gradient": d_grad_norm,
         }
-        must_be_finite += [metrics[f"loss/{name}"] for name in terms]
+        must_be_finite += [v for name, v in metrics.items() if name.startswith("loss/")]
         must_be_finite.append(metrics["norm/generator_gradient"])
         ok = jnp.isfinite(jnp.stack(must_be_finite)).all()
         metrics["skipped"] = 1.0 - ok

@@ -92,12 +92,14 @@ def abstract_batch(
     }
 
 
-def check_batch_size(mesh: Mesh, batch_size: int) -> None:
-    """Raises InputError unless the global batch divides over the devices."""
-    if batch_size < 1 or batch_size % mesh.size:
+def check_batch_size(mesh: Mesh, batch_size: int, accumulate: int = 1) -> None:
+    """Raises InputError unless each device's share of a batch has `accumulate` parts."""
+    unit = mesh.size * max(accumulate, 1)
+    if accumulate < 1 or batch_size < 1 or batch_size % unit:
+        parts = f" in {accumulate} parts each" if accumulate != 1 else ""
         raise InputError(
-            f"batch_size {batch_size} does not divide over {mesh.size} devices; "
-            f"use a multiple of {mesh.size}",
+            f"batch_size {batch_size} does not divide over {mesh.size} devices{parts}; "
+            f"use a multiple of {unit}",
             reason="batch_size",
         )
 

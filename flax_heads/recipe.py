@@ -104,6 +104,7 @@ def meta_step(config: ConfigDict) -> Callable[[TrainState, Batch], Any]:
         perceptual(config),
         discriminator_updates=config.optimizer.discriminator_updates,
         ema_decay=config.optimizer.ema_decay,
+        accumulate=config.accumulate,
     )
 
 

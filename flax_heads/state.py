@@ -105,6 +105,7 @@ def make_networks(
     generator: Mapping[str, Any],
     discriminator: Mapping[str, Any],
     dtype: str = "float32",
+    remat: bool = False,
 ) -> Networks:
     """Builds the modules from their attributes (`Embedder(**embedder)` and so on)."""
 
@@ -113,7 +114,7 @@ def make_networks(
             name: tuple(value) if isinstance(value, list | tuple) else value
             for name, value in attributes.items()
         }
-        return module(**frozen, dtype=jnp.dtype(dtype))
+        return module(**frozen, dtype=jnp.dtype(dtype), remat=remat)
 
     g = build(Generator, generator)
     networks = Networks(

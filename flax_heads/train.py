@@ -59,7 +59,7 @@ def train(config: ConfigDict, workdir: str | pathlib.Path) -> TrainState:
     workdir.mkdir(parents=True, exist_ok=True)
     config_json = recipe.as_json(config)
     mesh = parallel.make_mesh()
-    parallel.check_batch_size(mesh, config.batch_size)
+    parallel.check_batch_size(mesh, config.batch_size, config.accumulate)
     data, held_out = open_episodes(config, workdir)
     look = make_held_out_check(recipe.networks(config), held_out, config)
 

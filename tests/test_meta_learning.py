@@ -10,10 +10,11 @@ import pytest
 from flax.traverse_util import flatten_dict, unflatten_dict
 
 from flax_heads import parallel
+from flax_heads.generator import Projection
 from flax_heads.meta_learning import make_meta_step
 from flax_heads.metric_writer import METRICS
 from flax_heads.objectives import LossWeights, PerceptualNetwork, to_unit_range
-from flax_heads.state import Adam, update_ema
+from flax_heads.state import Adam, Networks, update_ema
 from tests import tiny
 
 
@@ -288,10 +289,54 @@ def test_one_device_four_devices_and_pmap_agree():
         )
 
 
+def test_memory_levers_change_no_number_but_memory():
+    """`accumulate` (on one device and on a mesh) and `remat`; a video in two parts."""
+    batches = [tiny.make_batch(seed, batch_size=8) for seed in range(2)]
+    for batch in batches:
+        batch["video_index"][5] = batch["video_index"][0]
+    rematerialised = Networks(
+        *(
+            module if isinstance(module, Projection) else module.clone(remat=True)
+            for module in tiny.NETWORKS
+        )
+    )
+
+    def compiled(networks=tiny.NETWORKS, **options):
+        step = make_meta_step(
+            networks,
+            tiny.GENERATOR_ADAM,
+            tiny.DISCRIMINATOR_ADAM,
+            tiny.WEIGHTS,
+            **options,
+        )
+        step = jax.jit(step).lower(tiny.new_state(), batches[0]).compile()
+        return step, step.memory_analysis().temp_size_in_bytes
+
+    step, memory = compiled()
+    one_state, one_metrics = _run(step, tiny.new_state(), batches)
+    in_parts, less_by_parts = compiled(accumulate=4)
+    again, less_by_remat = compiled(rematerialised)
+    assert less_by_parts < 0.6 * memory
+    assert less_by_remat < 0.9 * memory
+    mesh = parallel.make_mesh(jax.devices()[:2])
+    placed = list(parallel.place_batches(batches, mesh))
+    meshed = parallel.jit_init(tiny.make_state, mesh)
+    on_mesh = parallel.jit_step(_make_step(accumulate=4), mesh, meshed)
+    for other_state, other_metrics in (
+        _run(in_parts, tiny.new_state(), batches),
+        _run(again, tiny.new_state(), batches),
+        _run(on_mesh, meshed, placed),
+    ):
+        tiny.assert_trees_close(one_metrics, other_metrics, rtol=2e-3, atol=1e-4)
+        tiny.assert_leaves_near(one_state, other_state, 1e-3)
+
+
 def test_batch_that_does_not_divide_is_refused():
     mesh = parallel.make_mesh(jax.devices()[:4])
     with pytest.raises(ValueError, match="multiple of 4"):
         parallel.check_batch_size(mesh, 6)
+    with pytest.raises(ValueError, match=r"4 devices in 3 parts each.*multiple of 12"):
+        parallel.check_batch_size(mesh, 16, accumulate=3)
 
 
 def test_step_runs_under_a_transfer_guard(state):
