@@ -104,6 +104,12 @@ def _parser() -> argparse.ArgumentParser:
     _add_limits(p)
     p.add_argument("--iterations", type=int, help="0 = feed-forward, no training")
     p.add_argument("--seed", type=int, default=0)
+    p.add_argument(
+        "--distributed",
+        metavar="HOW",
+        help="with --photos-from: one of several processes that share the people; "
+        "auto (SLURM, Open MPI, TPU pod) or HOST:PORT,RANK/COUNT",
+    )
 
     p = command(
         "animate", commands.animate, "A talking head driven by a clip or a track."

@@ -65,7 +65,7 @@ def finetune(arguments) -> None:
     from flax_heads.console import progress, set_up
     from flax_heads.meta_model import fine_tune, load_model
 
-    set_up()
+    set_up(arguments.distributed)
     model = load_model(arguments.model)
     limits = Limits.parse(arguments.limit)
     if arguments.photos_from:

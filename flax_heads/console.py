@@ -21,15 +21,26 @@ from rich.progress import (
     TimeRemainingColumn,
 )
 
+from flax_heads import parallel
+
 log = logging.getLogger("flax_heads")
 
 _console = Console(stderr=True, soft_wrap=True)
 
 
-def set_up() -> None:
-    """What every command does first: logging, and a cache of compiled programs."""
+def set_up(distributed: str | None = None) -> None:
+    """What every command does first: logging, and a cache of compiled programs.
+
+    Args:
+      distributed: how this process finds the others, see `parallel.join_processes`;
+        only the first of them logs.
+    """
     _set_up_logging()
     _set_up_jax()
+    if distributed:
+        parallel.join_processes(distributed)
+        if jax.process_index():
+            log.setLevel(logging.WARNING)
 
 
 def _set_up_logging() -> None:

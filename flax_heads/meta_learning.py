@@ -11,6 +11,7 @@ import jax.numpy as jnp
 import optax
 
 from flax_heads import losses, spectral
+from flax_heads.accumulation import over_parts
 from flax_heads.objectives import (
     LossWeights,
     PerceptualNetwork,
@@ -19,7 +20,7 @@ from flax_heads.objectives import (
     to_unit_range,
 )
 from flax_heads.state import Adam, Networks, TrainState, choose, update_ema
-from flax_heads.video_embeddings import update_rows
+from flax_heads.video_embeddings import put_rows, take_rows, update_rows
 
 Batch = dict[str, jax.Array]
 Metrics = dict[str, jax.Array]
@@ -53,42 +54,6 @@ def generate(networks: Networks, params: Any, rasters: jax.Array, psi: jax.Array
 def project(networks: Networks, params: Any, embedding: jax.Array) -> jax.Array:
     """psi = P e-hat: [B, N] -> [B, P]."""
     return networks.projection.apply({"params": params["projection"]}, embedding)
-
-
-def over_parts(
-    num_parts: int, function: Callable[..., tuple[Any, Any]], *batch: Any
-) -> tuple[Any, Any]:
-    """Runs a function over parts of a batch, one after the other.
-
-    Args:
-      num_parts: that the batch, of every device, divides into.
-      function: of trees of a part, to (means over its examples, values of each example).
-      *batch: trees whose leaves have a leading axis B.
-
-    Returns:
-      the same of the whole batch.
-    """
-    if num_parts == 1:
-        return function(*batch)
-
-    # Part i has the examples i, i + n, ...: so those of each device divide evenly.
-    def split(x):
-        return x.reshape(-1, num_parts, *x.shape[1:]).swapaxes(0, 1)
-
-    def add(sums, part):
-        means, each = function(*part)
-        return jax.tree.map(jnp.add, sums, means), each
-
-    parts = jax.tree.map(split, batch)
-    first = jax.tree.map(lambda x: x[0], parts)
-    zeros = jax.tree.map(
-        lambda x: jnp.zeros(x.shape, x.dtype), jax.eval_shape(function, *first)[0]
-    )
-    sums, each = jax.lax.scan(add, zeros, parts)
-    return (
-        jax.tree.map(lambda x: x / num_parts, sums),
-        jax.tree.map(lambda x: x.swapaxes(0, 1).reshape(-1, *x.shape[2:]), each),
-    )
 
 
 def make_meta_step(
@@ -141,6 +106,13 @@ def make_meta_step(
         if axis_name is None:
             return tree
         return jax.lax.all_gather(tree, axis_name, tiled=True)
+
+    def mine(rows):  # undoes `gather`
+        if axis_name is None:
+            return rows
+        count = len(rows) // jax.lax.axis_size(axis_name)
+        start = jax.lax.axis_index(axis_name) * count
+        return jax.lax.dynamic_slice_in_dim(rows, start, count)
 
     def forward(side, part):
         """(x-hat [B, H, W, 3], e-hat [B, N]) and their pullback to phi, psi, P."""
@@ -220,16 +192,15 @@ def make_meta_step(
                 lambda part: ({}, forward(state.generator, part)[0][0]), batch
             )
 
-        discriminator, table = state.discriminator, state.video_embeddings
-        video_index = batch["video_index"]  # [B]
-        all_indices = gather(video_index)  # of the global batch
-        rows_before = jax.tree.map(lambda w: w[all_indices], table)
+        discriminator = state.discriminator
+        video_index = gather(batch["video_index"])  # [B], of the global batch
+        rows_before = rows = take_rows(state.video_embeddings, video_index)
         must_be_finite = []
         for i in range(discriminator_updates):
             (d_grads, d_loss, scores), row_grads = in_parts(
                 functools.partial(discriminator_gradients, discriminator),
                 batch,
-                table.values[video_index],  # [B, N]
+                mine(rows.values),  # [B, N]
                 fake,
             )
             d_grads, d_loss = average((d_grads, d_loss))
@@ -239,9 +210,9 @@ def make_meta_step(
             d_grad_norm = optax.tree.norm(d_grads)
             must_be_finite += [d_loss, d_grad_norm, optax.tree.norm(row_grads)]
             discriminator = discriminator.updated(d_grads, discriminator_adam)
-            table = update_rows(
-                table,
-                all_indices,
+            rows = update_rows(
+                rows,
+                video_index,
                 row_grads,
                 discriminator_updates * state.step + i + 1,
                 learning_rate=discriminator_adam.learning_rate,
@@ -250,10 +221,9 @@ def make_meta_step(
             )
 
         variables = {"params": discriminator.normalized()}
-        rows = table.values[video_index]
         if accumulate == 1:
             g_grads, metrics = generator_gradients(
-                variables, batch, rows, (fake, embedding), pull_back
+                variables, batch, mine(rows.values), (fake, embedding), pull_back
             )
         else:
             (g_grads, metrics), _ = in_parts(
@@ -264,7 +234,7 @@ def make_meta_step(
                     {},
                 ),
                 batch,
-                rows,
+                mine(rows.values),
             )
         g_grads = average(g_grads)
 
@@ -285,18 +255,14 @@ def make_meta_step(
 
         generator = state.generator.updated(g_grads, generator_adam, ok)
         ema = update_ema(state.ema, generator.params, ema_decay, state.step)
-        # W is large: put the batch's rows back instead of choosing between two tables.
-        table = jax.tree.map(
-            lambda w, old: w.at[all_indices].set(choose(ok, w[all_indices], old)),
-            table,
-            rows_before,
-        )
+        # Chosen among the batch's rows, not between two tables: W is large.
+        rows = choose(ok, rows, rows_before)
         return (
             TrainState(
                 step=state.step + 1,
                 generator=generator,
                 discriminator=choose(ok, discriminator, state.discriminator),
-                video_embeddings=table,
+                video_embeddings=put_rows(state.video_embeddings, video_index, rows),
                 ema=choose(ok, ema, state.ema),
             ),
             metrics,

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import collections
 import itertools
+import re
 from collections.abc import Callable, Iterable, Iterator
 from typing import Any
 
@@ -21,6 +22,40 @@ from data_pipeline.errors import InputError
 from flax_heads.state import TrainState
 
 AXIS = "data"
+
+
+def join_processes(how: str) -> None:
+    """Makes this process one of several that train together; before any device is used.
+
+    Args:
+      how: "auto" where SLURM, Open MPI or a TPU pod started them and says which is
+        which; else "HOST:PORT,RANK/COUNT", where the process of rank 0 listens.
+
+    Raises:
+      InputError: `how` is something else, or the others cannot be found.
+    """
+    place = re.fullmatch(r"(\S+:\d+),(\d+)/(\d+)", how)
+    if how != "auto" and not place:
+        raise InputError(
+            f"--distributed={how}: expected auto, or HOST:PORT,RANK/COUNT such as "
+            "node0:9876,1/2",
+            reason="arguments",
+        )
+    arguments = {}
+    if place:
+        address, rank, count = place.groups()
+        arguments = dict(
+            coordinator_address=address, process_id=int(rank), num_processes=int(count)
+        )
+    try:
+        jax.distributed.initialize(**arguments)
+    except (ValueError, RuntimeError) as error:
+        raise InputError(
+            f"--distributed={how}: the processes did not find each other "
+            f"({str(error).splitlines()[0]}); under SLURM start them with srun, else "
+            "name the address, see launch/ssh.sh",
+            reason="distributed",
+        ) from error
 
 
 def make_mesh(devices: list[jax.Device] | None = None) -> Mesh:

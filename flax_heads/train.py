@@ -244,6 +244,12 @@ def run(argv: list[str]) -> int:
         "config", None, "A recipe.", values, lock_config=True, sys_argv=argv
     )
     flags.DEFINE_string("workdir", None, "The run's folder.", flag_values=values)
+    flags.DEFINE_string(
+        "distributed",
+        None,
+        "One of several processes: auto, or HOST:PORT,RANK/COUNT.",
+        flag_values=values,
+    )
     flags.mark_flags_as_required(["config", "workdir"], flag_values=values)
     try:
         rest = values(argv)[1:]
@@ -259,10 +265,10 @@ def run(argv: list[str]) -> int:
             message = f"the config has no field {message.strip(chr(34))}"
         raise InputError(
             f"{message}; usage: {argv[0]} --config=FILE.py[:ARG] --workdir=DIR "
-            "[--config.FIELD=VALUE ...]",
+            "[--config.FIELD=VALUE ...] [--distributed=auto|HOST:PORT,RANK/COUNT]",
             "arguments",
         ) from error
-    set_up()
+    set_up(values.distributed)
     try:
         train(config, workdir)
     except FloatingPointError as error:

@@ -43,8 +43,24 @@ def init_video_embeddings(
     )
 
 
+def take_rows(table: VideoEmbeddings, video_index: jax.Array) -> VideoEmbeddings:
+    """The rows of a batch, int32 [B]: leaves [B, ...]."""
+    return jax.tree.map(lambda w: w[video_index], table)
+
+
+def put_rows(
+    table: VideoEmbeddings, video_index: jax.Array, rows: VideoEmbeddings
+) -> VideoEmbeddings:
+    """Writes a batch's rows back; rows of one video must be equal.
+
+    One reading and one writing of W in a step: then XLA does it in place, and the rest
+    of W, however large, is neither copied nor sent.
+    """
+    return jax.tree.map(lambda w, r: w.at[video_index].set(r), table, rows)
+
+
 def update_rows(
-    table: VideoEmbeddings,
+    rows: VideoEmbeddings,
     video_index: jax.Array,
     gradients: jax.Array,
     count: jax.Array,
@@ -53,26 +69,24 @@ def update_rows(
     b2: float,
     eps: float,
 ) -> VideoEmbeddings:
-    """One Adam update (beta1 = 0) of the rows in the batch.
+    """One Adam update (beta1 = 0) of a batch's rows.
 
     Args:
-      table: W and its state.
+      rows: of W and its state, from `take_rows`.
       video_index: int32 [B]; a video may occur more than once.
-      gradients: float32 [B, N], of the loss with respect to each gathered row.
+      gradients: float32 [B, N], of the loss with respect to each row.
       count: int32, this update's number, from 1.
       learning_rate, b2, eps: Adam's.
     """
-    # Occurrences of one video add their gradients and then write the same new row.
+    # Occurrences of one video add their gradients and then become the same new row.
     same = (video_index[:, None] == video_index[None, :]).astype(gradients.dtype)
     gradients = same @ gradients
-    idle = (count - table.last_update[video_index])[:, None].astype(jnp.float32)
-    moment = b2**idle * table.second_moment[video_index] + (1 - b2) * jnp.square(
-        gradients
-    )
+    idle = (count - rows.last_update)[:, None].astype(jnp.float32)
+    moment = b2**idle * rows.second_moment + (1 - b2) * jnp.square(gradients)
     unbiased = moment / (1 - b2 ** count.astype(jnp.float32))
     change = learning_rate * gradients / (jnp.sqrt(unbiased) + eps)
     return VideoEmbeddings(
-        values=table.values.at[video_index].set(table.values[video_index] - change),
-        second_moment=table.second_moment.at[video_index].set(moment),
-        last_update=table.last_update.at[video_index].set(count),
+        values=rows.values - change,
+        second_moment=moment,
+        last_update=jnp.full_like(rows.last_update, count),
     )

@@ -9,55 +9,71 @@ import subprocess
 import sys
 import time
 
+import jax
 import numpy as np
 import pytest
 
-from flax_heads import checkpoints, saved_steps
-from flax_heads.train import EXIT_PREEMPTED
+from data_pipeline.errors import InputError
+from flax_heads import checkpoints, parallel, saved_steps
+from flax_heads.train import EXIT_PREEMPTED, train
 from flax_heads.training_data import open_episodes
 from flax_heads.watch import EXIT_STALLED
+from tests import tiny
 from tests.test_train import tiny_config
 
 ROOT = pathlib.Path(__file__).resolve().parents[1]
 
-_PROCESS = """
-import sys
-import jax
+_CONFIG = """
+from tests.test_train import tiny_config
 
-def main(port, rank, workdir):
-    jax.distributed.initialize(f"127.0.0.1:{port}", num_processes=2, process_id=int(rank))
-    from flax_heads.train import train
-    from tests.test_train import tiny_config
-    config = tiny_config(100_000)
+def get_config(steps):
+    config = tiny_config(int(steps))
     config.stall_timeout_seconds = 30.0
-    train(config, workdir)
-
-if __name__ == "__main__":
-    main(*sys.argv[1:])
+    return config
+"""
+# Stands in for ssh, which a test cannot count on: runs the command on this host.
+_SSH = """#!/bin/sh
+shift
+exec sh -c "$*"
 """
 
 
 @pytest.fixture
-def start(tmp_path):
+def config_file(tmp_path):
+    path = tmp_path / "two_processes.py"
+    path.write_text(_CONFIG)
+    return path
+
+
+def _environment(devices: int) -> dict[str, str]:
+    flags = f"--xla_force_host_platform_device_count={devices}"
+    return os.environ | {"PYTHONPATH": str(ROOT), "XLA_FLAGS": flags}
+
+
+def _free_port() -> int:
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        return free.getsockname()[1]
+
+
+@pytest.fixture
+def start(config_file):
     """Starts both processes on one workdir; none is left behind."""
-    script, processes = tmp_path / "process.py", []
-    script.write_text(_PROCESS)
-    flags = "--xla_force_host_platform_device_count=1"
-    environment = os.environ | {"PYTHONPATH": str(ROOT), "XLA_FLAGS": flags}
+    processes = []
 
     def start_two(workdir):
-        with socket.socket() as free:
-            free.bind(("127.0.0.1", 0))
-            port = free.getsockname()[1]
+        port = _free_port()
+        command = [sys.executable, "-m", "flax_heads.train", f"--workdir={workdir}"]
+        command.append(f"--config={config_file}:100000")
         two = [
             subprocess.Popen(
-                [sys.executable, str(script), str(port), rank, str(workdir)],
+                [*command, f"--distributed=127.0.0.1:{port},{rank}/2"],
                 cwd=ROOT,
-                env=environment,
+                env=_environment(devices=1),
                 stderr=subprocess.PIPE,
                 text=True,
             )
-            for rank in "01"
+            for rank in range(2)
         ]
         processes.extend(two)
         return two
@@ -110,3 +126,56 @@ def test_two_processes_stop_together_and_outlive_a_hung_one(tmp_path, start):
     for path in newest.rglob("ocdbt.process_*/d/*"):
         os.truncate(path, path.stat().st_size // 2)
     assert checkpoints.load_for_fine_tuning(workdir)[0] == _saved(workdir)[1]
+
+
+@pytest.fixture
+def launch(tmp_path, config_file):
+    """`launch/ssh.sh` with two hosts that are both this one, of two devices each."""
+    folder = tmp_path / "bin"
+    folder.mkdir()
+    (folder / "ssh").write_text(_SSH)
+    (folder / "ssh").chmod(0o755)
+    environment = _environment(devices=2) | {
+        "PATH": f"{folder}:{os.environ['PATH']}",
+        "PYTHON": sys.executable,
+        "PORT": str(_free_port()),
+    }
+
+    def run(steps, workdir):
+        command = [str(ROOT / "launch" / "ssh.sh"), "127.0.0.1 127.0.0.1"]
+        command += [f"--config={config_file}:{steps}", f"--workdir={workdir}"]
+        return subprocess.Popen(
+            command, cwd=ROOT, env=environment, stderr=subprocess.PIPE, text=True
+        )
+
+    return run
+
+
+def test_one_process_or_two_make_the_same_run(tmp_path, launch):
+    """1 x 4 devices against 2 x 2, and each goes on from what the other has saved."""
+    one, two = tmp_path / "one", tmp_path / "two"
+    train(tiny_config(2), one)
+    shutil.copytree(one, two)
+    process = launch(4, two)
+    _, errors = process.communicate(timeout=300)
+    assert process.returncode == 0, errors
+    by_one = train(tiny_config(4), one)
+    by_two = train(tiny_config(4), two)  # nothing left to do: restores it
+    assert int(by_two.step) == 4
+    tiny.assert_leaves_near(jax.device_get(by_one), jax.device_get(by_two), 1e-3)
+    by_one, by_both = train(tiny_config(6), one), train(tiny_config(6), two)
+    tiny.assert_leaves_near(jax.device_get(by_one), jax.device_get(by_both), 1e-3)
+
+
+def test_launch_script_passes_a_stop_on(tmp_path, launch):
+    process = launch(100_000, tmp_path / "run")
+    _wait_for_step(tmp_path / "run", 2, [process])
+    process.send_signal(signal.SIGTERM)
+    _, errors = process.communicate(timeout=60)
+    assert process.returncode == EXIT_PREEMPTED, errors
+
+
+@pytest.mark.parametrize("how", ["node0", "node0:99", "node0:99,2"])
+def test_a_wrong_place_among_processes_is_told(how):
+    with pytest.raises(InputError, match="HOST:PORT,RANK/COUNT"):
+        parallel.join_processes(how)
