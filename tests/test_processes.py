@@ -131,6 +131,8 @@ def test_two_processes_stop_together_and_outlive_a_hung_one(tmp_path, start):
 @pytest.fixture
 def launch(tmp_path, config_file):
     """`launch/ssh.sh` with two hosts that are both this one, of two devices each."""
+    if missing := [n for n in ("bash", "setsid", "pkill") if not shutil.which(n)]:
+        pytest.skip(f"launch/ssh.sh needs {', '.join(missing)}")
     folder = tmp_path / "bin"
     folder.mkdir()
     (folder / "ssh").write_text(_SSH)
