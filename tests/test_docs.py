@@ -14,14 +14,17 @@ from flax_heads import cli, info
 
 ROOT = pathlib.Path(__file__).resolve().parents[1]
 PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
-FOLDERS = "benchmarks|configs|data_pipeline|flax_heads|notebooks|tests"
+OUR_FILE = re.compile(
+    r"(benchmarks|configs|data_pipeline|flax_heads|launch|notebooks|tests)/\w+\.\w+"
+)
 FENCE = re.compile(r"^```(\S*)\n(.*?)^```$", re.DOTALL | re.MULTILINE)
 FIELDS = flatten_dict(common.paper().to_dict(), sep=".")
 SECTIONS = {field.split(".")[0] for field in FIELDS if "." in field}
 PARSER = cli._parser()
 COMMANDS = PARSER._subparsers._group_actions[0].choices
 OPTIONS = {name: set(sub._option_string_actions) for name, sub in COMMANDS.items()}
-OPTIONS["train"] |= {"--config", "--workdir"}  # absl's, not argparse's
+TRAIN = (ROOT / "flax_heads/train.py").read_text()  # whose flags are absl's
+OPTIONS["train"] |= {"--" + f for f in re.findall(r'DEFINE_\w+\(\s*"(\w+)"', TRAIN)}
 
 pages = pytest.mark.parametrize("page", PAGES, ids=lambda path: path.name)
 
@@ -72,25 +75,24 @@ def has_field(name):
 
 def check_program(words):
     """A command of ours: its name, its flags; the config's fields are another test's."""
-    if words[:1] == ["flax-heads"]:
-        name, known = words[1], OPTIONS.get(words[1])
-        assert known, f"no command {name}"
-    elif words[:2] == ["python", "-m"]:
-        assert importlib.util.find_spec(words[2]), f"no module {words[2]}"
-        if words[2] == "flax_heads.train":
-            known = OPTIONS["train"]
-        elif words[2].startswith("benchmarks."):
-            text = (ROOT / f"{words[2].replace('.', '/')}.py").read_text()
-            known = set(re.findall(r'"(--[a-z-]+)"', text))
-        else:
-            return
-    elif words[:1] == ["make"]:
-        targets = re.findall(r"^([a-z]+):", (ROOT / "Makefile").read_text(), re.M)
-        assert words[1] in targets or "=" in words[1], f"no target {words[1]}"
-        return
-    else:
-        return
+    for word in words:
+        assert (ROOT / word).exists() or not OUR_FILE.fullmatch(word), word
     used = set(flags(words)) - {"-m"}
+    known = used  # of other programs
+    if words[0] == "flax-heads":
+        known = OPTIONS.get(words[1])
+        assert known, f"no command {words[1]}"
+    elif words[:3] == ["python", "-m", "flax_heads.train"]:
+        known = OPTIONS["train"]
+    elif words[:2] == ["python", "-m"]:
+        module = importlib.util.find_spec(words[2])
+        assert module, f"no module {words[2]}"
+        known = set(
+            re.findall(r'"(--[a-z-]+)"', pathlib.Path(module.origin).read_text())
+        )
+    elif words[0] == "make":
+        targets = re.findall(r"^([a-z]+):", (ROOT / "Makefile").read_text(), re.M)
+        assert words[1] in targets, f"no target {words[1]}"
     assert used <= known, f"{words[:3]}: no {used - known}"
 
 
@@ -119,7 +121,7 @@ def test_config_fields_and_recipes_exist(page):
     for text in code:
         for field in re.findall(r"(?<![\w.])config\.([a-z]\w*(?:\.\w+)*)", text):
             assert has_field(field) or field == "json", f"no config.{field}"
-        for recipe in re.findall(r"configs/\w+\.py:[\w,]+", text):
+        for recipe in re.findall(r"(?<=--config[= ])configs/\w+\.py(?::[\w,]+)?", text):
             info.load_config(str(ROOT / recipe))
     for span in spans(page):  # fields may go without the word: `loss.match`
         field = re.fullmatch(r"([a-z]\w*)\.\w+(=\S*)?", span)
@@ -142,8 +144,7 @@ def test_links_files_and_names_resolve(page):
         assert target.exists(), link
         assert not anchor or anchor in heading_anchors(target), link
     for span in spans(page):
-        if re.fullmatch(rf"({FOLDERS})/\w+\.\w+", span):
-            assert (ROOT / span).exists(), span
+        assert (ROOT / span).exists() or not OUR_FILE.fullmatch(span), span
     for name in re.findall(r"\{py:\w+\}`([\w.]+)`", page.read_text()):
         module, _, attribute = name.rpartition(".")
         importlib.import_module(module)
