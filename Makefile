@@ -13,7 +13,7 @@ PYTHON := $(shell for p in python3.14 python3.13 python3.12 python3.11 python3 p
 	>/dev/null 2>&1; then echo $$p; break; fi; done)
 endif
 
-.PHONY: demo test torch parity lint format clean
+.PHONY: demo test torch parity docs lint format clean
 
 demo: $(VENV)/.ready
 	$(BIN)/flax-heads demo --output demo_output
@@ -30,6 +30,11 @@ parity: torch
 	$(BIN)/python -m pytest $(PYTEST_ARGS) tests/test_torch_parity.py \
 		tests/test_torch_weights.py tests/test_perceptual.py tests/test_inception.py \
 		tests/test_lpips.py tests/test_weight_files.py
+
+# The documentation: build/docs/index.html. A warning is an error.
+docs: $(VENV)/.ready
+	$(BIN)/python -m pip install --quiet --editable '.[docs]'
+	$(BIN)/python -m sphinx -q -E -W --keep-going -b html docs build/docs
 
 lint: $(VENV)/.ready
 	$(BIN)/ruff check .
@@ -52,4 +57,4 @@ $(VENV)/.ready: setup.cfg pyproject.toml
 	@touch $@
 
 clean:
-	rm -rf $(VENV) demo_output
+	rm -rf $(VENV) demo_output build/docs

@@ -120,8 +120,8 @@ def read_boxes(path: str | os.PathLike) -> tuple[np.ndarray, np.ndarray]:
 
     Returns:
       frame_index: int64 [F], at `VOXCELEB_FPS`.
-      boxes: float32 [F, 4], left, top, width, height in the original YouTube frame:
-        pixels (VoxCeleb1) or fractions of its sides (VoxCeleb2).
+      boxes: float32 [F, 4], left, top, width, height in the original YouTube frame, in
+      pixels (VoxCeleb1) or fractions of its sides (VoxCeleb2).
 
     Raises:
       InputError: unreadable, or not such a table; names the line.

@@ -1,11 +1,13 @@
 """The steps of a run on disk: which are there, which are intact, which is best.
 
 A step is one folder, `checkpoints/<step>`, that is whole or absent, with the items
-  state    the arrays, in Orbax's format;
-  config   the resolved config;
-  code     the version of the code that wrote it;
-  metrics  what the held-out check measured at this step, if it ran;
-  digests  a sha256 of every leaf of the state and of each of the others.
+
+    state    the arrays, in Orbax's format;
+    config   the resolved config;
+    code     the version of the code that wrote it;
+    metrics  what the held-out check measured at this step, if it ran;
+    digests  a sha256 of every leaf of the state and of each of the others.
+
 What is read is held against its digests. A damaged step is passed over for the one
 before it. Steps of older code have no digests and are read as they are.
 """
