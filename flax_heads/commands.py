@@ -218,7 +218,7 @@ def sweep(arguments) -> int:
         flags,
     )
     if arguments.print_commands:
-        print(sweep.shell([command for r in runs for command in (r.train, r.evaluate)]))
+        print("\n".join(sweep.jobs(runs)))
         return 0
     code = sweep.run(runs, arguments.workdir)
     print(sweep.table(runs))

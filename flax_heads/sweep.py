@@ -106,7 +106,7 @@ def run(runs: Sequence[Run], workdir: str | pathlib.Path) -> int:
                 log.warning("told to stop: run again to go on")
                 return EXIT_PREEMPTED
             if code:
-                log.warning("%s: exit code %d of: %s", one.name, code, shell([command]))
+                log.warning("%s: exit code %d of: %s", one.name, code, shlex.join(command))
                 failed.add(one.name)
                 break
         else:
@@ -126,9 +126,18 @@ def _run(command: Sequence[str]) -> int:
             signal.signal(signal.SIGTERM, before)
 
 
-def shell(commands: Sequence[Sequence[str]]) -> str:
-    """The commands as a shell takes them, one a line."""
-    return "\n".join(shlex.join(command) for command in commands)
+def jobs(runs: Sequence[Run]) -> list[str]:
+    """A line of shell for each model: its training, and then its evaluations.
+
+    Lines do not depend on each other; variants of fine-tuning alone share a model.
+    """
+    by_model: dict[pathlib.Path, list[Run]] = {}
+    for one in runs:
+        by_model.setdefault(one.model, []).append(one)
+    return [
+        " && ".join(map(shlex.join, [same[0].train, *(r.evaluate for r in same)]))
+        for same in by_model.values()
+    ]
 
 
 def table(runs: Sequence[Run], failed: set[str] = frozenset()) -> str:

@@ -20,8 +20,9 @@ srun --kill-on-bad-exit=0 --wait=120 \
 	"${PYTHON:-python}" -m flax_heads.train --distributed=auto "$@"
 code=$?
 
-# 143: told to stop, saved. 4: a device or a peer did not answer. See flax_heads/train.py.
-if [[ $code == 143 || $code == 4 ]]; then
+# Told to stop, or a process, device or node was lost (flax_heads/train.py has the codes).
+# Any other code is an error that would only come again.
+if [[ $code == 4 || $code -gt 128 ]]; then
 	scontrol requeue "$SLURM_JOB_ID"
 fi
 exit "$code"

@@ -303,6 +303,7 @@ def test_memory_levers_change_no_number_but_memory():
     batches = [tiny.make_batch(seed, batch_size=8) for seed in range(2)]
     for batch in batches:
         batch["video_index"][5] = batch["video_index"][0]
+
     def compiled(networks=tiny.NETWORKS, **options):
         step = make_meta_step(
             networks,
@@ -342,7 +343,8 @@ def test_bfloat16_trains_like_float32(step):
         tiny.DISCRIMINATOR_ADAM,
         tiny.WEIGHTS,
     )
-    bands = {"l1": 0.06, "loss/content": 0.06, "loss/discriminator": 0.15}
+    # The game is chaotic: two seeds of float32 differ by 20 % in the discriminator's loss.
+    bands = {"l1": 0.05, "loss/content": 0.05, "loss/discriminator": 0.35}
     curves = []
     for one_step in (step, jax.jit(half)):
         state, values = tiny.new_state(), []

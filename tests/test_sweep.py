@@ -49,14 +49,18 @@ def test_no_variant_is_one_line():
         sweep.plan("configs/x.py", ["k9"], "w")
 
 
-def test_commands_for_a_cluster(capsys, tmp_path):
-    argv = ["sweep", "--config=configs/synthetic.py:smoke", "--sweep", "ff", "k1"]
-    argv += [f"--workdir={tmp_path}/a b", "--config.seed=3", "--print-commands"]
-    assert cli.main([*argv, "--shots", "1", "8"]) == 0
-    lines = [shlex.split(line) for line in capsys.readouterr().out.splitlines()]
-    assert len(lines) == 4  # train, evaluate, train, evaluate
-    assert f"--workdir={tmp_path}/a b/ff" in lines[0] and "--config.seed=3" in lines[0]
-    assert lines[1][lines[1].index("--shots") :] == ["--shots", "1", "8"]
+def test_jobs_for_a_cluster(capsys, tmp_path):
+    """A line for each model; a variant of fine-tuning alone shares the base's."""
+    argv = ["sweep", "--config=configs/synthetic.py:smoke", "--print-commands"]
+    argv += ["--sweep", "ff", "base", "random_psi", "--shots", "1", "8"]
+    assert cli.main([*argv, f"--workdir={tmp_path}/a b", "--config.seed=3"]) == 0
+    lines = capsys.readouterr().out.splitlines()
+    ff, base = ([shlex.split(c) for c in line.split(" && ")] for line in lines)
+    assert f"--workdir={tmp_path}/a b/ff" in ff[0] and "--config.seed=3" in ff[0]
+    assert ff[1][ff[1].index("--shots") :] == ["--shots", "1", "8"]
+    assert "flax_heads.train" in base[0] and "--fine-tune" not in base[1]
+    assert base[2][-2:] == ["--fine-tune", "random_psi=True"]
+    assert len(ff) == 2 and len(base) == 3
     assert not list(tmp_path.iterdir())
 
 
