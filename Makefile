@@ -28,6 +28,7 @@ torch: $(VENV)/.ready
 
 parity: torch
 	$(BIN)/python -m pytest $(PYTEST_ARGS) tests/test_torch_parity.py \
+		tests/test_torch_fine_tuning.py \
 		tests/test_torch_weights.py tests/test_perceptual.py tests/test_inception.py \
 		tests/test_lpips.py tests/test_weight_files.py
 

@@ -9,13 +9,12 @@ from __future__ import annotations
 
 import argparse
 import functools
-import importlib.util
 import sys
 import time
 
 import numpy as np
 
-from benchmarks import in_turn, report
+from benchmarks import in_turn, report, torch_side
 from flax_heads.info import load_config
 
 
@@ -28,6 +27,8 @@ def main() -> None:
     parser.add_argument("--num-support", type=int, default=4)
     parser.add_argument("--dtype", default="float32", choices=("float32", "bfloat16"))
     parser.add_argument("--num-videos", type=int, default=128, help="rows of W")
+    parser.add_argument("--remat", action="store_true", help="config.model.remat")
+    parser.add_argument("--accumulate", type=int, default=1, help="config.accumulate")
     parser.add_argument("--torch-python", default=sys.executable)
     parser.add_argument("--no-torch", action="store_true")
     parser.add_argument("--serve", help=argparse.SUPPRESS)
@@ -41,14 +42,17 @@ def main() -> None:
 
     candidates = {"flax-heads": command(sys.executable, "jax")}
     if not flags.no_torch:
-        candidates["torch eager"] = command(flags.torch_python, "eager")
-        candidates["torch.compile"] = command(flags.torch_python, "compile")
+        for name, title in torch_side.NAMES.items():
+            candidates[title] = command(flags.torch_python, name)
     peak = report.matmul_peak(flags.dtype)
     rows = in_turn.compare(candidates, flags.rounds)
+    config = _config(flags)
+    images = config.batch_size * (config.num_support + 1)
     for row in rows:
+        if row.get("seconds"):
+            row["images_per_s"] = images / row["seconds"]
         if row.get("flops") and row.get("seconds"):
             row["share_of_peak"] = row.pop("flops") / row["seconds"] / peak
-    config = _config(flags)
     about = {
         "config": flags.config,
         "size, batch, K": (config.size, config.batch_size, config.num_support),
@@ -92,65 +96,49 @@ def serve_jax(flags: argparse.Namespace) -> None:
 
 
 def serve_torch(flags: argparse.Namespace) -> None:
-    if importlib.util.find_spec("torch") is None:
-        sys.exit('no torch here: pip install -e ".[torch]", or name --torch-python')
-    import torch
-
+    torch = torch_side.load_torch()
     from tests import torch_models
 
     config = _config(flags)
-    device = "cuda" if torch.cuda.is_available() else "cpu"
-    networks = torch_models.Networks(
-        config.model.embedder.to_dict(),
-        config.model.generator.to_dict(),
-        config.model.discriminator.to_dict(),
-    )
-    networks = networks.to(device, memory_format=torch.channels_last).eval()
+    networks = torch_side.build(config)
     w = torch.nn.Parameter(
-        torch.empty(flags.num_videos, config.model.embedder.channels[-1], device=device)
+        torch.empty(flags.num_videos, config.model.embedder.channels[-1])
+        .uniform_(-0.1, 0.1)
+        .to(torch_side.device())
     )
-    torch.nn.init.uniform_(w, -0.1, 0.1)
-    adam = functools.partial(torch.optim.Adam, betas=(0.0, 0.999), eps=1e-5)
     generator_side = [networks.embedder, networks.generator, networks.projection]
-    optimizer_g = adam([p for m in generator_side for p in m.parameters()], lr=5e-5)
-    optimizer_d = adam([*networks.discriminator.parameters(), w], lr=2e-4)
-    batch = {
-        name: torch.from_numpy(value).to(device)
-        for name, value in make_batch(config).items()
-    }
+    optimizer_g = torch_side.adam(
+        [p for m in generator_side for p in m.parameters()], 5e-5
+    )
+    optimizer_d = torch_side.adam([*networks.discriminator.parameters(), w], 2e-4)
+    batch = {n: torch_side.to_device(v) for n, v in make_batch(config).items()}
     weights = {n: config.loss[n] for n in ("pixel", "adversarial")}
     weights |= {n: config.loss[n] for n in ("feature_matching", "match")}
-    dtype = getattr(torch, flags.dtype)
-    step = torch_models.meta_step
     if flags.serve == "compile":
-        for name in ("embedder", "generator", "discriminator"):
-            setattr(networks, name, torch.compile(getattr(networks, name)))
+        torch_side.compiled(networks, ("embedder", "generator", "discriminator"))
 
     def run():
         images = {
-            name: _to_torch_images(value) if name != "video_index" else value.long()
+            name: value.long() if name == "video_index" else torch_side.to_images(value)
             for name, value in batch.items()
         }
-        with torch.autocast(device, dtype, enabled=dtype != torch.float32):
-            step(networks, w, optimizer_g, optimizer_d, images, weights)
-        if device == "cuda":
-            torch.cuda.synchronize()
+        with torch_side.autocast(flags.dtype):
+            torch_models.meta_step(
+                networks, w, optimizer_g, optimizer_d, images, weights
+            )
+        torch_side.finish()
 
     start = time.perf_counter()
     run()
     in_turn.serve(run, {"compile_s": time.perf_counter() - start})
 
 
-def _to_torch_images(images):
-    """uint8 [..., H, W, 3] -> float32 [..., 3, H, W] in [-1, 1], channels last."""
-    return images.float().div(127.5).sub(1).movedim(-1, -3)
-
-
 def _config(flags: argparse.Namespace):
     config = load_config(flags.config)
     config.update(batch_size=flags.batch_size, num_support=flags.num_support)
     config.size = flags.size or config.size
-    config.model.dtype = flags.dtype
+    config.accumulate = flags.accumulate
+    config.model.update(dtype=flags.dtype, remat=flags.remat)
     config.loss.pixel = 10.0
     config.perceptual.update(vgg19=0.0, vggface=0.0, face_id=0.0)
     return config

@@ -106,7 +106,9 @@ def run(runs: Sequence[Run], workdir: str | pathlib.Path) -> int:
                 log.warning("told to stop: run again to go on")
                 return EXIT_PREEMPTED
             if code:
-                log.warning("%s: exit code %d of: %s", one.name, code, shlex.join(command))
+                log.warning(
+                    "%s: exit code %d of: %s", one.name, code, shlex.join(command)
+                )
                 failed.add(one.name)
                 break
         else:

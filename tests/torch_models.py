@@ -296,33 +296,77 @@ def meta_step(
     fake = g(rasters, p(embedding))
 
     for _ in range(updates):
-        optimizer_d.zero_grad()
-        real_scores, _ = d(real, rasters, w[index])
-        fake_scores, _ = d(fake.detach(), rasters, w[index])
-        d_loss = (F.relu(1 + fake_scores) + F.relu(1 - real_scores)).mean()
-        d_loss.backward()
-        optimizer_d.step()
-        power_iteration(d)
-
+        d_loss = update_discriminator(
+            d, optimizer_d, real, fake, rasters, lambda: w[index]
+        )
     rows = w[index].detach()
-    scores, features = d(fake, rasters, rows)
-    with torch.no_grad():
-        _, real_features = d(real, rasters, rows)
-    maps = [F.l1_loss(f, r) for f, r in zip(features, real_features)]
-    pyramid = sum(F.l1_loss(pool(fake, i), pool(real, i)) for i in range(3))
-    terms = {
-        "content": weights["pixel"] * pyramid,
-        "adversarial": -weights["adversarial"] * scores.mean(),
-        "feature_matching": weights["feature_matching"] * sum(maps) / len(maps),
-        "match": weights["match"] * F.l1_loss(embedding, rows),
-    }
+    d.requires_grad_(False)
+    terms = image_terms(d, real, fake, rasters, rows, weights)
+    terms["match"] = weights["match"] * F.l1_loss(embedding, rows)
     optimizer_g.zero_grad()
-    # Backward reaches V's parameters too; they are not the optimiser's, and are cleared
-    # before the discriminator's next update.
     sum(terms.values()).backward()
+    d.requires_grad_(True)
     optimizer_g.step()
     for module in (e, g, p):
         power_iteration(module)
+    values = {name: term.item() for name, term in terms.items()}
+    return values | {"discriminator": d_loss.item()}
+
+
+def update_discriminator(d, optimizer, real, fake, rasters, person):
+    """One update by L_DSC (eq. 6); `person` gives the vectors [B, N] beside w0."""
+    optimizer.zero_grad()
+    real_scores, _ = d(real, rasters, person())
+    fake_scores, _ = d(fake.detach(), rasters, person())
+    loss = (F.relu(1 + fake_scores) + F.relu(1 - real_scores)).mean()
+    loss.backward()
+    optimizer.step()
+    power_iteration(d)
+    return loss
+
+
+def image_terms(d, real, fake, rasters, person, weights):
+    """L_CNT (of pixels) and L_ADV of generated frames, weighted."""
+    scores, features = d(fake, rasters, person)
+    with torch.no_grad():
+        _, real_features = d(real, rasters, person)
+    maps = [F.l1_loss(f, r) for f, r in zip(features, real_features)]
+    pyramid = sum(F.l1_loss(pool(fake, i), pool(real, i)) for i in range(3))
+    return {
+        "content": weights["pixel"] * pyramid,
+        "adversarial": -weights["adversarial"] * scores.mean(),
+        "feature_matching": weights["feature_matching"] * sum(maps) / len(maps),
+    }
+
+
+def fine_tune_step(
+    g, psi, d, optimizer_g, optimizer_d, frames, rasters, weights, updates=2
+):
+    """One alternating step of fine-tuning (section 3.3).
+
+    Args:
+      g, d: in evaluation mode; d's w0 holds w'.
+      psi: psi', a parameter [P].
+      optimizer_g: of G and psi'. optimizer_d: of V, w' and b.
+      frames, rasters: [B, 3, H, W] in [-1, 1].
+      weights, updates: as in `meta_step`.
+
+    Returns:
+      as `meta_step`, without "match".
+    """
+    fake = g(rasters, psi.expand(len(frames), -1))
+    nobody = frames.new_zeros(len(frames), d.w0.shape[0])
+    for _ in range(updates):
+        d_loss = update_discriminator(
+            d, optimizer_d, frames, fake, rasters, lambda: nobody
+        )
+    d.requires_grad_(False)
+    terms = image_terms(d, frames, fake, rasters, nobody, weights)
+    optimizer_g.zero_grad()
+    sum(terms.values()).backward()
+    d.requires_grad_(True)
+    optimizer_g.step()
+    power_iteration(g)
     values = {name: term.item() for name, term in terms.items()}
     return values | {"discriminator": d_loss.item()}
 
