@@ -1,7 +1,7 @@
 """From a folder of videos to a dataset: in parallel, resumable, with a report.
 
-Our own processes fill a work folder with one file per finished video; when all are
-there, TFDS packs them. A killed run goes on where it stopped.
+A work folder is filled with one file per finished video (`filling`); when all are there,
+TFDS packs them. A killed run goes on where it stopped.
 """
 
 from __future__ import annotations
@@ -22,14 +22,14 @@ from typing import Any
 import rich.console
 import rich.progress
 
-from data_pipeline import safe_files, shards, work_files
+from data_pipeline import filling, safe_files, shards, work_files
 from data_pipeline.errors import InputError
 from data_pipeline.images import Limits
 from data_pipeline.raster import RasterStyle
-from data_pipeline.records import Counts, Settings, prepare_video
+from data_pipeline.records import Counts, Settings
 from data_pipeline.report import make_report, print_report, write_report
 from data_pipeline.voxceleb import find_videos
-from data_pipeline.workers import Failure, default_workers, run_tasks
+from data_pipeline.workers import default_workers
 
 _NAME = "talking_heads"
 _SHOWN = 20  # broken files that are printed; the report has more
@@ -48,6 +48,7 @@ def prepare(
     style: RasterStyle | None = None,
     limits: Limits | None = None,
     beam_options: Sequence[str] = (),
+    share: tuple[int, int] | None = None,
     console: rich.console.Console | None = None,
 ) -> dict[str, Any]:
     """Prepares a corpus; the same call again resumes it, or finds it finished.
@@ -57,9 +58,11 @@ def prepare(
       data_dir: where the dataset goes; `report.json` lies there too.
       size, frames_per_video, style, limits: see `records.Settings`.
       workers: processes; None takes all cores, 0 works in this process.
-      runner: a Beam runner, e.g. `DirectRunner`, that then does all the work, without
-        resuming.
-      beam_options: further options for it.
+      runner: a Beam runner, e.g. `FlinkRunner`, whose workers prepare the videos
+        instead; they must see `source` and `data_dir` under the same paths.
+      beam_options: of it, as `--name=value`.
+      share: (i, n) prepares every n-th video from the i-th on and packs nothing: for n
+        machines at once, of which any then runs without it.
       console: where progress and the report are printed.
 
     Returns:
@@ -83,15 +86,24 @@ def prepare(
     videos = find_videos(source, layout, test_fraction, test_identities)
     for left_over in data_dir.glob(f"{_NAME}/*/*incomplete*"):
         shutil.rmtree(left_over, ignore_errors=True)  # of a run killed while packing
-    start = time.monotonic()
-    if runner is None:
-        report = _prepare_here(videos, settings, data_dir, workers, console)
-    else:
-        report = _prepare_with_beam(
-            *(source, settings, data_dir, runner, beam_options),
-            test_fraction=test_fraction,
-            test_identities=test_identities,
+    start, work = time.monotonic(), data_dir / "work"
+    if runner:
+        fill = functools.partial(
+            filling.fill_by_beam, runner=runner, options=beam_options
         )
+    else:
+        num_workers = default_workers() if workers is None else workers
+        fill = functools.partial(filling.fill, num_workers=num_workers)
+    if share:
+        part = videos[share[0] :: share[1]]
+        counts = _fill(part, settings, work, fill, console)
+        console.print(
+            f"Share {share[0]}/{share[1]} is finished. When all are, the same command "
+            "without --share packs them."
+        )
+        return make_report(part, counts)
+    counts = _fill(videos, settings, work, fill, console)
+    report = _pack(videos, counts, settings, data_dir, work, console)
     report = {
         "source": str(source),
         "settings": settings.to_dict(),
@@ -142,22 +154,29 @@ def _already_there(finished, data_dir, settings, console) -> dict[str, Any]:
     return {"splits": {}, "settings": settings.to_dict()}
 
 
-def _prepare_here(videos, settings, data_dir, num_workers, console) -> dict[str, Any]:
-    """Fills the work folder with our own processes, then packs it."""
-    work = data_dir / "work"
+def _fill(videos, settings, work, fill, console) -> dict[str, Counts]:
+    """Makes the work files that are missing; returns the counts of all."""
     console.print(
         f"{len(videos)} videos of {len({v.identity for v in videos})} people. Finished "
         f"ones are kept in {work}: after an interruption, run the same command again."
     )
-    finished, counts = {}, {}
+    tasks, counts = [], {}
     for video in videos:
-        finished[video.key] = work_files.work_file(work, video, settings)
-        if before := work_files.load_counts(finished[video.key]):
+        path = work_files.work_file(work, video, settings)
+        if before := work_files.load_counts(path):
             counts[video.key] = before
+        else:
+            tasks.append((video, path))
     if counts:
         console.print(f"{len(counts)} of them were finished before.")
-    tasks = [(v, finished[v.key]) for v in videos if v.key not in counts]
-    counts |= _fill(tasks, settings, num_workers, len(counts), console)
+    if tasks:
+        results = fill(tasks, settings)
+        counts |= _show(results, len(counts), len(videos), console)
+    return counts
+
+
+def _pack(videos, counts, settings, data_dir, work, console) -> dict[str, Any]:
+    """Packs the work files into the dataset; returns the report."""
     report = make_report(videos, counts)
     kept = [video for video in videos if counts[video.key].kept]
     if kept:
@@ -170,7 +189,12 @@ def _prepare_here(videos, settings, data_dir, num_workers, console) -> dict[str,
             advance = functools.partial(progress.advance, bar)
             examples = {
                 split: _load_examples(
-                    [finished[v.key] for v in kept if v.split == split], advance
+                    [
+                        work_files.work_file(work, v, settings)
+                        for v in kept
+                        if v.split == split
+                    ],
+                    advance,
                 )
                 for split in ("train", "test")
                 if any(v.split == split for v in kept)
@@ -180,42 +204,17 @@ def _prepare_here(videos, settings, data_dir, num_workers, console) -> dict[str,
     return report
 
 
-def _fill(tasks, settings, num_workers, resumed, console) -> dict[str, Counts]:
-    """Prepares the videos that are not finished; one broken file costs itself."""
-    if num_workers is None:
-        num_workers = default_workers()
-    num_workers = min(num_workers, len(tasks))
+def _show(results, resumed, total, console) -> dict[str, Counts]:
+    """Collects what `filling` yields, with a bar and the first broken files."""
     counts, shown = {}, 0
-    work = functools.partial(_work, settings=settings)
     with _progress(console) as progress:
-        bar = progress.add_task(
-            "Preparing", total=len(tasks) + resumed, completed=resumed
-        )
-        for (video, _), result in run_tasks(work, tasks, num_workers):
-            if isinstance(result, InputError):
-                raise result
-            if isinstance(result, Failure):
-                error = InputError(
-                    f"{video.utterances[0].parent}: {result.message}", result.reason
-                )
-                result = Counts()
-                result.broken(error)
+        bar = progress.add_task("Preparing", total=total, completed=resumed)
+        for video, result in results:
             for problem in result.problems[: max(0, _SHOWN - shown)]:
                 progress.console.print(f"broken file: {problem}", markup=False)
             shown += len(result.problems)
             counts[video.key] = result
             progress.advance(bar)
-    return counts
-
-
-def _work(task, beat, settings: Settings) -> Counts | InputError:
-    """A worker's share: one video, from its files to its work file."""
-    video, path = task
-    example, counts = prepare_video(video, settings, beat)
-    try:
-        work_files.save_work(path, example, counts)
-    except OSError as error:  # a full disk must stop the run, not drop the video
-        return InputError(f"{path}: cannot be written ({error}); make room")
     return counts
 
 
@@ -234,7 +233,7 @@ def _load_examples(paths, advance) -> Iterator[tuple[str, dict[str, Any]]]:
         advance()
 
 
-def _build(data_dir, settings, download_config=None, **kwargs) -> None:
+def _build(data_dir, settings, **kwargs) -> None:
     """Runs the TFDS builder, without its chatter."""
     downloads = data_dir / "downloads"  # TFDS makes it, though it downloads nothing
     had_downloads = downloads.exists()
@@ -253,7 +252,7 @@ def _build(data_dir, settings, download_config=None, **kwargs) -> None:
             config = HeadsConfig(name=name, settings=settings, **kwargs)
             with contextlib.redirect_stdout(io.StringIO()):
                 builder = TalkingHeads(data_dir=data_dir, config=config)
-                builder.download_and_prepare(download_config=download_config)
+                builder.download_and_prepare()
             prepared.write_indexes(builder.data_dir)
             shards.write_manifest(pathlib.Path(builder.data_dir))
     except OSError as error:
@@ -275,28 +274,6 @@ def _without_chatter():
         yield
     finally:
         logging.disable(disabled)
-
-
-def _prepare_with_beam(
-    source, settings, data_dir, runner, beam_options, **held_out
-) -> dict[str, Any]:
-    """Leaves everything to the TFDS builder on a Beam runner."""
-    import tensorflow_datasets as tfds
-    from apache_beam.options.pipeline_options import PipelineOptions
-
-    from data_pipeline import prepared
-
-    options = PipelineOptions([f"--runner={runner}", *beam_options])
-    download_config = tfds.download.DownloadConfig(beam_options=options)
-    _build(data_dir, settings, download_config, source=str(source), **held_out)
-    splits = {}
-    for split in prepared.split_names(data_dir):
-        lengths = prepared.open_split(data_dir, split).frames_per_video
-        splits[split] = {
-            "videos": len(lengths),
-            "frames": int(lengths.sum()),
-        }
-    return {"splits": splits}
 
 
 def _progress(console) -> rich.progress.Progress:

@@ -1,6 +1,7 @@
 """The TFDS dataset `talking_heads`: one record per video, frames encoded one by one.
 
-`flax-heads prepare` builds it. Beam does it all with a runner of your choice:
+`flax-heads prepare` makes the records and lets this pack them. By itself it does all of
+it on Beam, with a runner of your choice and without resuming:
 
     tfds build talking_heads --imports=data_pipeline.talking_heads_dataset_builder \
         --config=voxceleb2 --manual_dir=/data/VoxCeleb2 --data_dir=/data/tfds

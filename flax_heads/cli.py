@@ -61,7 +61,20 @@ def _parser() -> argparse.ArgumentParser:
     p.add_argument(
         "--test-identities", nargs="+", default=[], help="instead of the fraction"
     )
-    p.add_argument("--runner", help="let this Beam runner do the work")
+    p.add_argument(
+        "--share",
+        metavar="I/N",
+        help="only every N-th video from the I-th on, for N machines at once; packs "
+        "nothing",
+    )
+    p.add_argument("--runner", help="prepare on this Beam runner's workers")
+    p.add_argument(
+        "--beam-options",
+        nargs="+",
+        default=[],
+        metavar="NAME=VALUE",
+        help="of the runner, e.g. flink_master=host:8081",
+    )
     _add_limits(p)
 
     p = command("check", commands.check, "Verifies prepared data; prints statistics.")

@@ -22,10 +22,25 @@ def prepare(arguments) -> None:
         frames_per_video=arguments.frames_per_video,
         workers=arguments.workers,
         runner=arguments.runner,
+        beam_options=[f"--{option}" for option in arguments.beam_options],
+        share=_share(arguments.share),
         test_fraction=arguments.test_fraction,
         test_identities=arguments.test_identities,
         limits=Limits.parse(arguments.limit),
     )
+
+
+def _share(text: str | None) -> tuple[int, int] | None:
+    """ "I/N" as numbers."""
+    if text is None:
+        return None
+    i, _, n = text.partition("/")
+    if not (i.isdecimal() and n.isdecimal() and int(i) < int(n)):
+        raise InputError(
+            f"--share {text}: expected I/N with I from 0 to N - 1, such as 0/4",
+            "arguments",
+        )
+    return int(i), int(n)
 
 
 def check(arguments) -> int:

@@ -1,5 +1,6 @@
 import io
 import json
+import os
 import pathlib
 import shutil
 import signal
@@ -12,7 +13,7 @@ import pytest
 import rich.console
 from PIL import Image
 
-from data_pipeline import geometry, packing, prepare, records, work_files
+from data_pipeline import filling, geometry, packing, prepare, records, work_files
 from data_pipeline.errors import InputError
 from data_pipeline.images import Limits
 from data_pipeline.landmarks import detect_landmarks
@@ -304,13 +305,13 @@ def test_a_killed_run_goes_on_where_it_stopped(corpus, tmp_path, monkeypatch):
     torn.write_bytes(torn.read_bytes()[:1000])  # as after a power cut
 
     redone = []
-    run_tasks = prepare.run_tasks
+    run_tasks = filling.run_tasks
 
     def watched(function, tasks, *args):
         redone.extend(path for _, path in tasks)
         return run_tasks(function, tasks, *args)
 
-    monkeypatch.setattr(prepare, "run_tasks", watched)
+    monkeypatch.setattr(filling, "run_tasks", watched)
     report, printed = _prepare(source, data_dir)
     assert set(redone) & finished.keys() == {torn}
     assert len(redone) == 16 - len(finished) + 1
@@ -326,11 +327,70 @@ def test_a_killed_run_goes_on_where_it_stopped(corpus, tmp_path, monkeypatch):
     assert _stored(data_dir) == _stored(tmp_path / "whole")
 
 
-def test_beam_makes_the_same_records(corpus, tmp_path):
-    _prepare(corpus, tmp_path / "ours")
-    report, _ = _prepare(corpus, tmp_path / "beam", runner="DirectRunner")
-    assert report["splits"]["train"]["frames"] == 32
+def test_a_beam_runner_makes_the_same_records_and_resumes(
+    corpus, tmp_path, monkeypatch
+):
+    """Two of its worker processes, which see nothing but files; then nothing to do."""
+    ours, _ = _prepare(corpus, tmp_path / "ours")
+    options = ["--direct_num_workers=2", "--direct_running_mode=multi_processing"]
+    beam = dict(runner="DirectRunner", beam_options=options)
+    monkeypatch.setattr(prepare, "_build", lambda *args, **kwargs: 1 / 0)
+    monkeypatch.setattr(filling, "_BATCH", 2)
+    with pytest.raises(ZeroDivisionError):
+        _prepare(corpus, tmp_path / "beam", **beam)
+    monkeypatch.undo()
+    theirs, printed = _prepare(corpus, tmp_path / "beam", **beam)
+    assert "4 of them were finished before" in printed
+    for split in (*ours["splits"].values(), *theirs["splits"].values()):
+        split.pop("worker_seconds"), split.pop("frames_per_second")
+    assert theirs["splits"] == ours["splits"]
     assert _stored(tmp_path / "beam") == _stored(tmp_path / "ours")
+
+
+def test_a_crash_under_beam_costs_one_video(corpus, tmp_path, monkeypatch):
+    """The process that dies is not the runner's worker, and the video is not retried."""
+    tasks = [
+        (video, work_files.work_file(tmp_path, video, Settings(size=64)))
+        for video in find_videos(corpus, "voxceleb2")
+    ]
+    monkeypatch.setattr(filling, "_prepare_one", _die_on_the_second)
+    results = dict(filling.fill_by_beam(tasks, Settings(size=64), "DirectRunner"))
+    kept = [results[video].kept for video, _ in tasks]
+    assert kept[1] == 0 and all(kept[:1] + kept[2:])
+    assert "died" in results[tasks[1][0]].problems[0]
+    assert work_files.load_counts(tasks[1][1]) is not None
+
+
+def _die_on_the_second(task, beat, settings):
+    video, path = task
+    if video == find_videos(video.utterances[0].parents[3], "voxceleb2")[1]:
+        os._exit(139)
+    work_files.save_work(path, *prepare_video(video, settings, beat))
+    return work_files.load_counts(path)
+
+
+def test_shares_of_several_machines_make_the_whole(corpus, tmp_path):
+    whole, _ = _prepare(corpus, tmp_path / "whole")
+    for i in range(3):
+        report, printed = _prepare(corpus, tmp_path / "shared", share=(i, 3))
+        assert f"Share {i}/3 is finished" in printed
+    assert not prepare.find_datasets(tmp_path / "shared")
+    _, printed = _prepare(corpus, tmp_path / "shared")
+    assert "4 of them were finished before" in printed
+    assert _stored(tmp_path / "shared") == _stored(tmp_path / "whole")
+
+
+def test_tfds_builds_the_same_records_by_itself(corpus, tmp_path):
+    """What `tfds build` runs: Beam from the files to the records."""
+    from data_pipeline.talking_heads_dataset_builder import HeadsConfig, TalkingHeads
+
+    _prepare(corpus, tmp_path / "ours")
+    settings = Settings("voxceleb2", 64, 8)
+    config = HeadsConfig(
+        name="voxceleb2_64", settings=settings, source=str(corpus), test_fraction=0.1
+    )
+    TalkingHeads(data_dir=tmp_path / "tfds", config=config).download_and_prepare()
+    assert _stored(tmp_path / "tfds") == _stored(tmp_path / "ours")
 
 
 def test_real_clips(samples, tmp_path):
