@@ -12,6 +12,7 @@ from PIL import Image
 
 from data_pipeline import geometry
 from data_pipeline.errors import InputError
+from data_pipeline.images import Limits
 from data_pipeline.raster import draw_raster
 from data_pipeline.read_ahead import read_ahead
 from data_pipeline.tracking import LandmarkTrack, track_video
@@ -32,6 +33,7 @@ def drive(
     *,
     relative: bool = True,
     side_by_side: bool = False,
+    limits: Limits | None = None,
     on_progress: Callable[[str, int, int | None], None] = lambda stage, n, total: None,
 ) -> dict[str, int]:
     """Animates `head` with a driver and writes the video and a contact sheet beside it.
@@ -49,6 +51,7 @@ def drive(
       relative: transfer the driver's motion to the source's face shape. False feeds
         the driver's own landmarks, as the paper does.
       side_by_side: show source, driver and result next to each other.
+      limits: what the driving video may ask for.
       on_progress: called with ("landmarks" or "frames", done, total or None).
 
     Returns:
@@ -70,13 +73,16 @@ def drive(
     else:
         seen = iter(range(1, 1 << 62))
         track = track_video(
-            driving, on_frame=lambda *_: on_progress("landmarks", next(seen), None)
+            driving,
+            limits=limits,
+            on_frame=lambda *_: on_progress("landmarks", next(seen), None),
         )
     boxes, in_crop = crop_track(track, head.size)
     points = adapt_landmarks(head, in_crop, relative)
     sheet = _Sheet(len(points))
     video = None if is_track else driving
-    composed = read_ahead(_compose(head, points, boxes, video, side_by_side, sheet))
+    crops = _driver_crops(video, boxes, points, head, limits)
+    composed = read_ahead(_compose(head, points, crops, side_by_side, sheet))
     with contextlib.closing(composed) as frames:  # ends its threads, whatever happens
         if output.suffix.lower() == ".mp4":
             _write_video(output, frames, track, video, on_progress)
@@ -123,16 +129,14 @@ def adapt_landmarks(
     return geometry.transfer_motion(driver, driver[f], head.landmarks[t])
 
 
-def _compose(head, points, boxes, video, side_by_side, sheet) -> Iterator[np.ndarray]:
+def _compose(head, points, crops, side_by_side, sheet) -> Iterator[np.ndarray]:
     """Output frames: the result, or source | driver | result."""
     size = head.size
     scale = max(1, -(-_SMALLEST_OUTPUT // size))
     source = head.photos[0]
     with (
         contextlib.closing(read_ahead(head.animate(points))) as results,
-        contextlib.closing(
-            read_ahead(_driver_crops(video, boxes, points, head))
-        ) as drivers,
+        contextlib.closing(read_ahead(crops)) as drivers,
     ):
         for i, (result, driver) in enumerate(zip(results, drivers)):
             sheet.see(i, source, driver, result)
@@ -142,13 +146,13 @@ def _compose(head, points, boxes, video, side_by_side, sheet) -> Iterator[np.nda
             yield np.asarray(row.resize(target, Image.Resampling.BICUBIC))
 
 
-def _driver_crops(video, boxes, points, head) -> Iterator[np.ndarray]:
+def _driver_crops(video, boxes, points, head, limits) -> Iterator[np.ndarray]:
     """What to show as the driver: its crop, or for a track the raster itself."""
     if video is None:
         for p in points:
             yield draw_raster(p, head.size, head.style)
         return
-    for (_, frame), box in zip(read_frames(video), boxes):
+    for (_, frame), box in zip(read_frames(video, limits), boxes):
         yield geometry.crop(frame, box, head.size)
 
 

@@ -132,6 +132,7 @@ def _parser() -> argparse.ArgumentParser:
     p.add_argument("--output", "-o", required=True, help=".mp4, .gif or .webp")
     p.add_argument("--side-by-side", action="store_true")
     _add_dtype(p)
+    _add_limits(p)
     p.add_argument(
         "--relative",
         action=argparse.BooleanOptionalAction,

@@ -131,6 +131,7 @@ def _finetune_folder(arguments, model, limits) -> None:
 
 
 def animate(arguments) -> None:
+    from data_pipeline.images import Limits
     from flax_heads.animate import drive
     from flax_heads.console import set_up, staged_progress
     from flax_heads.talking_head import TalkingHead
@@ -146,6 +147,7 @@ def animate(arguments) -> None:
             arguments.output,
             relative=arguments.relative,
             side_by_side=arguments.side_by_side,
+            limits=Limits.parse(arguments.limit),
             on_progress=show,
         )
     sheet = pathlib.Path(arguments.output).with_suffix(".png")

@@ -9,6 +9,7 @@ from PIL import Image
 
 from data_pipeline import synthetic
 from data_pipeline.errors import InputError
+from data_pipeline.images import Limits
 from data_pipeline.raster import RasterStyle
 from data_pipeline.read_ahead import read_ahead
 from data_pipeline.tracking import LandmarkTrack
@@ -111,6 +112,8 @@ def test_video_driver_keeps_its_sound(head, tmp_path):
     info = probe(output)
     assert counts["frames"] == 10
     assert info.has_audio and info.fps == pytest.approx(12.5, rel=0.01)
+    with pytest.raises(InputError, match=r"driver.mp4: 10 frames .* the limit \(5 frames"):
+        drive(head, driver, output, limits=Limits(max_frames=5))
 
 
 def test_webp_without_pyav(head, track, tmp_path, monkeypatch):
