@@ -52,19 +52,17 @@ def compare(
       memory, and `speed`, the first one's median seconds over its own. A candidate that failed
       has the row {"name", "error"}.
     """
-    processes = {
-        name: subprocess.Popen(
-            command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
-        )
-        for name, command in candidates.items()
-    }
+    processes: dict[str, subprocess.Popen] = {}
     rows, times = {}, {name: [] for name in candidates}
     try:
-        for name, process in processes.items():  # one after the other: set-up is heavy
-            answer = _answer(process)
+        for name, command in candidates.items():  # each is ready before the next begins
+            processes[name] = subprocess.Popen(
+                command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+            )
+            answer = _answer(processes[name])
             rows[name] = {"name": name, **(answer or {}).get(_READY, {})}
             if answer is None:
-                rows[name]["error"] = f"ended with exit code {process.wait()}"
+                rows[name]["error"] = f"ended with exit code {processes[name].wait()}"
         for turn in range(warm_up + rounds):
             for name, process in processes.items():
                 if "error" in rows[name]:

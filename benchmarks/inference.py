@@ -29,7 +29,13 @@ def main() -> None:
     parser.add_argument("--batch-size", type=int, default=8)
     parser.add_argument("--batches", type=int, default=3, help="in each timed run")
     parser.add_argument("--torch-python", default=sys.executable)
-    parser.add_argument("--no-torch", action="store_true")
+    parser.add_argument(
+        "--torch",
+        nargs="*",
+        default=["eager", "compile"],
+        choices=list(torch_side.NAMES),
+        help="which of PyTorch's ways; none after it: ours alone",
+    )
     parser.add_argument("--head", help="folder of a talking head, with --driving")
     parser.add_argument("--driving", help="video that drives it, with --head")
     parser.add_argument("--serve", help=argparse.SUPPRESS)
@@ -45,9 +51,8 @@ def main() -> None:
         f"flax-heads {dtype}": command(sys.executable, dtype)
         for dtype in ("float32", "bfloat16")
     }
-    if not flags.no_torch:
-        for name, title in torch_side.NAMES.items():
-            candidates[title] = command(flags.torch_python, name)
+    for name in flags.torch:
+        candidates[torch_side.NAMES[name]] = command(flags.torch_python, name)
     peak = report.matmul_peak()
     rows = in_turn.compare(candidates, flags.rounds)
     config, frames = _config(flags), flags.batches * flags.batch_size

@@ -30,7 +30,13 @@ def main() -> None:
     parser.add_argument("--remat", action="store_true", help="config.model.remat")
     parser.add_argument("--accumulate", type=int, default=1, help="config.accumulate")
     parser.add_argument("--torch-python", default=sys.executable)
-    parser.add_argument("--no-torch", action="store_true")
+    parser.add_argument(
+        "--torch",
+        nargs="*",
+        default=["eager", "compile"],
+        choices=list(torch_side.NAMES),
+        help="which of PyTorch's ways; none after it: ours alone",
+    )
     parser.add_argument("--serve", help=argparse.SUPPRESS)
     flags = parser.parse_args()
     if flags.serve:
@@ -41,9 +47,8 @@ def main() -> None:
         return [python, "-m", "benchmarks.step", *sys.argv[1:], f"--serve={name}"]
 
     candidates = {"flax-heads": command(sys.executable, "jax")}
-    if not flags.no_torch:
-        for name, title in torch_side.NAMES.items():
-            candidates[title] = command(flags.torch_python, name)
+    for name in flags.torch:
+        candidates[torch_side.NAMES[name]] = command(flags.torch_python, name)
     peak = report.matmul_peak(flags.dtype)
     rows = in_turn.compare(candidates, flags.rounds)
     config = _config(flags)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Literal
 
 import jax
@@ -13,6 +14,8 @@ Style = tuple[jax.Array, jax.Array]
 
 _kernel_init = nn.initializers.xavier_uniform()
 _INSTANCE_NORM_EPS = 1e-4
+# Of fewer pixels a fused convolution saves less than putting its kernel together costs.
+_FEW_PIXELS = 128
 _MOST_QUERIES = 512  # that attention looks up at once
 
 
@@ -60,13 +63,22 @@ def _conv_downsample(x: jax.Array, kernel: jax.Array, *_, **__) -> jax.Array:
       [B, H/2, W/2, D].
     """
     b, h, w, c = x.shape
-    shifted = [
-        jnp.pad(kernel, ((i, 1 - i), (j, 1 - j), (0, 0), (0, 0)))
-        for i in (0, 1)
-        for j in (0, 1)
+    if b * h * w // 4 < _FEW_PIXELS:
+        return downsample(_same_conv(x, kernel))
+
+    def widen(k):  # 3 taps -> 4
+        return [k[0] / 2, (k[0] + k[1]) / 2, (k[1] + k[2]) / 2, k[2] / 2]
+
+    taps = [widen(row) for row in widen(kernel)]  # [4][4], each [C, D]
+    # In the order [row, column, y, x, C, D] of the 2x2 kernel over gathered pixels.
+    order = [
+        taps[2 * row + y][2 * column + x]
+        for row in (0, 1)
+        for column in (0, 1)
+        for y in (0, 1)
+        for x in (0, 1)
     ]
-    kernel = (sum(shifted) / 4).reshape(2, 2, 2, 2, c, -1)  # [row, y, column, x, C, D]
-    kernel = kernel.transpose(0, 2, 1, 3, 4, 5).reshape(2, 2, 4 * c, -1)
+    kernel = jnp.concatenate(order).reshape(2, 2, 4 * c, -1)
     x = jnp.pad(x, ((0, 0), (1, 1), (1, 1), (0, 0)))
     x = x.reshape(b, h // 2 + 1, 2, w // 2 + 1, 2, c).transpose(0, 1, 3, 2, 4, 5)
     return _valid_conv(x.reshape(b, h // 2 + 1, w // 2 + 1, 4 * c), kernel)
@@ -87,14 +99,20 @@ def _upsample_conv(x: jax.Array, kernel: jax.Array, *_, **__) -> jax.Array:
     """
     b, h, w, c = x.shape
     d = kernel.shape[-1]
+    if b * h * w < _FEW_PIXELS:
+        return _same_conv(upsample(x), kernel)
 
-    def merge(k):  # taps [3, ...] -> [phase, 2, ...]
-        return jnp.stack(
-            [jnp.stack([k[0], k[1] + k[2]]), jnp.stack([k[0] + k[1], k[2]])]
-        )
+    def merge(k):  # 3 taps -> [tap][phase]
+        return [[k[0], k[0] + k[1]], [k[1] + k[2], k[2]]]
 
-    kernel = merge(kernel).transpose(2, 0, 1, 3, 4)  # [3 (x), phase y, 2 (y), C, D]
-    kernel = merge(kernel).transpose(3, 1, 4, 2, 0, 5)  # [2, 2, C, phase y, phase x, D]
+    rows = [[merge(phase) for phase in tap] for tap in merge(kernel)]
+    kernel = jnp.stack(
+        [
+            jnp.concatenate([rows[i][p][j][q] for p in (0, 1) for q in (0, 1)], -1)
+            for i in (0, 1)
+            for j in (0, 1)
+        ]
+    )  # [2 x 2, C, 4 (phase y, phase x) x D]
     # Padded by hand: XLA's CPU backend has no fast gradient for padding of its own here.
     padded = jnp.pad(x, ((0, 0), (1, 1), (1, 1), (0, 0)))
     windows = _valid_conv(padded, kernel.reshape(2, 2, c, 4 * d))
@@ -104,6 +122,22 @@ def _upsample_conv(x: jax.Array, kernel: jax.Array, *_, **__) -> jax.Array:
     ]  # each [B, H, W, D]
     rows = jnp.stack([jnp.stack(row, 3) for row in phases], 2)  # [B, H, 2, W, 2, D]
     return rows.reshape(b, 2 * h, 2 * w, d)
+
+
+def _conv(x: jax.Array, kernel: jax.Array, *args, **kwargs) -> jax.Array:
+    """A convolution, which on images smaller than its kernel is padded by hand.
+
+    XLA's CPU backend has no fast one for these (V's last block at 128 px).
+    """
+    if x.shape[1] < kernel.shape[0]:
+        return _valid_conv(jnp.pad(x, ((0, 0), (1, 1), (1, 1), (0, 0))), kernel)
+    return jax.lax.conv_general_dilated(x, kernel, *args, **kwargs)
+
+
+def _same_conv(x: jax.Array, kernel: jax.Array) -> jax.Array:
+    return jax.lax.conv_general_dilated(
+        x, kernel, (1, 1), "SAME", dimension_numbers=("NHWC", "HWIO", "NHWC")
+    )
 
 
 def _valid_conv(x: jax.Array, kernel: jax.Array) -> jax.Array:
@@ -133,6 +167,7 @@ class Conv(nn.Conv):
 
     kernel_size: tuple[int, int] = (3, 3)
     kernel_init: nn.initializers.Initializer = _kernel_init
+    conv_general_dilated: Callable[..., jax.Array] = _conv
 
 
 class AffineInstanceNorm(nn.Module):
@@ -195,14 +230,14 @@ class ResidualBlock(nn.Module):
         h = nn.relu(self._normalize(x, styles, 0))
         h = Conv(
             self.channels,
-            conv_general_dilated=_upsample_conv if up else None,
+            conv_general_dilated=_upsample_conv if up else _conv,
             name="conv1",
             **settings,
         )(h)
         h = nn.relu(self._normalize(h, styles, 1))
         h = Conv(
             self.channels,
-            conv_general_dilated=_conv_downsample if down else None,
+            conv_general_dilated=_conv_downsample if down else _conv,
             name="conv2",
             **settings,
         )(h)

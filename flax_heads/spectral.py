@@ -24,8 +24,8 @@ def init_vectors(params: Params, key: jax.Array, num_iterations: int = 15) -> Ve
     """Random vectors, iterated until sigma is near the largest singular value."""
     vectors = {}
     for i, (path, matrix) in enumerate(sorted(_matrices(params).items())):
-        u = jax.random.normal(jax.random.fold_in(key, i), matrix.shape[:1])
-        vectors[path] = {"u": _unit(u), "v": jnp.zeros(matrix.shape[1:])}
+        u = jax.random.normal(jax.random.fold_in(key, i), matrix.shape[1:])
+        vectors[path] = {"u": _unit(u), "v": jnp.zeros(matrix.shape[:1])}
     return power_iteration(params, vectors, num_iterations)
 
 
@@ -39,14 +39,14 @@ def power_iteration(
         by_shape.setdefault(matrix.shape, []).append(path)
     refined = {}
     for paths in by_shape.values():
-        stacked = jnp.stack([matrices[path] for path in paths])  # [n, out, in]
+        stacked = jnp.stack([matrices[path] for path in paths])  # [n, in, out]
         pair = tuple(
             jnp.stack([vectors[path][name] for path in paths]) for name in ("u", "v")
         )  # [n, out], [n, in]
 
         def iterate(_, pair, stacked=stacked):
-            v = _unit(jnp.einsum("noi,no->ni", stacked, pair[0]))
-            return _unit(jnp.einsum("noi,ni->no", stacked, v)), v
+            v = _unit(jnp.einsum("nio,no->ni", stacked, pair[0]))
+            return _unit(jnp.einsum("nio,ni->no", stacked, v)), v
 
         u, v = jax.lax.fori_loop(0, num_iterations, iterate, pair)
         refined.update({p: {"u": u[i], "v": v[i]} for i, p in enumerate(paths)})
@@ -61,14 +61,17 @@ def normalize(params: Params, vectors: Vectors) -> Params:
     flat = flatten_dict(params, sep="/")
     for path, matrix in _matrices(params).items():
         pair = vectors[path]
-        flat[path] = flat[path] / jnp.einsum("oi,o,i->", matrix, pair["u"], pair["v"])
+        flat[path] = flat[path] / jnp.einsum("io,o,i->", matrix, pair["u"], pair["v"])
     return unflatten_dict(flat, sep="/")
 
 
 def _matrices(params: Params) -> dict[str, jax.Array]:
-    """Kernels as [out, in]: convolutions [h, w, in, out] and dense [in, out] alike."""
+    """Kernels as [in, out]: convolutions [h, w, in, out] and dense alike.
+
+    The transpose of the usual W, which would have to be made first.
+    """
     return {
-        path: leaf.reshape(-1, leaf.shape[-1]).T
+        path: leaf.reshape(-1, leaf.shape[-1])
         for path, leaf in flatten_dict(params, sep="/").items()
         if path.rsplit("/", 1)[-1] == "kernel"
     }

@@ -112,7 +112,9 @@ def test_video_driver_keeps_its_sound(head, tmp_path):
     info = probe(output)
     assert counts["frames"] == 10
     assert info.has_audio and info.fps == pytest.approx(12.5, rel=0.01)
-    with pytest.raises(InputError, match=r"driver.mp4: 10 frames .* the limit \(5 frames"):
+    with pytest.raises(
+        InputError, match=r"driver.mp4: 10 frames .* the limit \(5 frames"
+    ):
         drive(head, driver, output, limits=Limits(max_frames=5))
 
 
