@@ -23,7 +23,7 @@ def main() -> None:
     parser.add_argument("--config", default="configs/voxceleb2.py")
     parser.add_argument("--size", type=int, help="pixels; the config's by default")
     parser.add_argument("--photos", type=int, default=8, help="T")
-    parser.add_argument("--iterations", type=int, default=2, help="in each timed run")
+    parser.add_argument("--iterations", type=int, default=3, help="in each timed run")
     parser.add_argument("--dtype", default="float32", choices=("float32", "bfloat16"))
     parser.add_argument("--torch-python", default=sys.executable)
     parser.add_argument(

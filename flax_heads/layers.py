@@ -9,13 +9,19 @@ import jax
 import jax.numpy as jnp
 from flax import linen as nn
 
+from flax_heads.convolutions import (
+    conv,
+    conv_downsample,
+    downsample,
+    upsample,
+    upsample_conv,
+)
+
 # (gamma, beta), each [B, C]: the style that AdaIN applies after normalising.
 Style = tuple[jax.Array, jax.Array]
 
 _kernel_init = nn.initializers.xavier_uniform()
 _INSTANCE_NORM_EPS = 1e-4
-# Of fewer pixels a fused convolution saves less than putting its kernel together costs.
-_FEW_PIXELS = 128
 _MOST_QUERIES = 512  # that attention looks up at once
 
 
@@ -36,116 +42,6 @@ def adaptive_instance_norm(x: jax.Array, style: Style) -> jax.Array:
     return gamma * instance_norm(x) + beta
 
 
-def upsample(x: jax.Array) -> jax.Array:
-    """Nearest neighbour, twice the side: [B, H, W, C] -> [B, 2H, 2W, C]."""
-    b, h, w, c = x.shape
-    doubled = jnp.broadcast_to(x[:, :, None, :, None, :], (b, h, 2, w, 2, c))
-    return doubled.reshape(b, 2 * h, 2 * w, c)
-
-
-def downsample(x: jax.Array) -> jax.Array:
-    """2x2 average pool: [B, H, W, C] -> [B, H/2, W/2, C]."""
-    b, h, w, c = x.shape
-    return x.reshape(b, h // 2, 2, w // 2, 2, c).mean((2, 4))
-
-
-def _conv_downsample(x: jax.Array, kernel: jax.Array, *_, **__) -> jax.Array:
-    """`downsample(conv3x3(x))` in 4/9 of its multiplications.
-
-    Pooling after a 3x3 convolution is a 4x4 one of stride 2, whose kernel is the mean of
-    the four shifted 3x3 ones; on 2x2 pixels gathered into channels that is a 2x2 one.
-
-    Args:
-      x: [B, H, W, C].
-      kernel: [3, 3, C, D].
-
-    Returns:
-      [B, H/2, W/2, D].
-    """
-    b, h, w, c = x.shape
-    if b * h * w // 4 < _FEW_PIXELS:
-        return downsample(_same_conv(x, kernel))
-
-    def widen(k):  # 3 taps -> 4
-        return [k[0] / 2, (k[0] + k[1]) / 2, (k[1] + k[2]) / 2, k[2] / 2]
-
-    taps = [widen(row) for row in widen(kernel)]  # [4][4], each [C, D]
-    # In the order [row, column, y, x, C, D] of the 2x2 kernel over gathered pixels.
-    order = [
-        taps[2 * row + y][2 * column + x]
-        for row in (0, 1)
-        for column in (0, 1)
-        for y in (0, 1)
-        for x in (0, 1)
-    ]
-    kernel = jnp.concatenate(order).reshape(2, 2, 4 * c, -1)
-    x = jnp.pad(x, ((0, 0), (1, 1), (1, 1), (0, 0)))
-    x = x.reshape(b, h // 2 + 1, 2, w // 2 + 1, 2, c).transpose(0, 1, 3, 2, 4, 5)
-    return _valid_conv(x.reshape(b, h // 2 + 1, w // 2 + 1, 4 * c), kernel)
-
-
-def _upsample_conv(x: jax.Array, kernel: jax.Array, *_, **__) -> jax.Array:
-    """`conv3x3(upsample(x))` in 4/9 of its multiplications.
-
-    Of the doubled pixels a 3x3 window sees, those of one source pixel share their value:
-    each of the four phases of the output is a 2x2 convolution of the source.
-
-    Args:
-      x: [B, H, W, C].
-      kernel: [3, 3, C, D].
-
-    Returns:
-      [B, 2H, 2W, D].
-    """
-    b, h, w, c = x.shape
-    d = kernel.shape[-1]
-    if b * h * w < _FEW_PIXELS:
-        return _same_conv(upsample(x), kernel)
-
-    def merge(k):  # 3 taps -> [tap][phase]
-        return [[k[0], k[0] + k[1]], [k[1] + k[2], k[2]]]
-
-    rows = [[merge(phase) for phase in tap] for tap in merge(kernel)]
-    kernel = jnp.stack(
-        [
-            jnp.concatenate([rows[i][p][j][q] for p in (0, 1) for q in (0, 1)], -1)
-            for i in (0, 1)
-            for j in (0, 1)
-        ]
-    )  # [2 x 2, C, 4 (phase y, phase x) x D]
-    # Padded by hand: XLA's CPU backend has no fast gradient for padding of its own here.
-    padded = jnp.pad(x, ((0, 0), (1, 1), (1, 1), (0, 0)))
-    windows = _valid_conv(padded, kernel.reshape(2, 2, c, 4 * d))
-    windows = windows.reshape(b, h + 1, w + 1, 2, 2, d)
-    phases = [
-        [windows[:, i : i + h, j : j + w, i, j] for j in (0, 1)] for i in (0, 1)
-    ]  # each [B, H, W, D]
-    rows = jnp.stack([jnp.stack(row, 3) for row in phases], 2)  # [B, H, 2, W, 2, D]
-    return rows.reshape(b, 2 * h, 2 * w, d)
-
-
-def _conv(x: jax.Array, kernel: jax.Array, *args, **kwargs) -> jax.Array:
-    """A convolution, which on images smaller than its kernel is padded by hand.
-
-    XLA's CPU backend has no fast one for these (V's last block at 128 px).
-    """
-    if x.shape[1] < kernel.shape[0]:
-        return _valid_conv(jnp.pad(x, ((0, 0), (1, 1), (1, 1), (0, 0))), kernel)
-    return jax.lax.conv_general_dilated(x, kernel, *args, **kwargs)
-
-
-def _same_conv(x: jax.Array, kernel: jax.Array) -> jax.Array:
-    return jax.lax.conv_general_dilated(
-        x, kernel, (1, 1), "SAME", dimension_numbers=("NHWC", "HWIO", "NHWC")
-    )
-
-
-def _valid_conv(x: jax.Array, kernel: jax.Array) -> jax.Array:
-    return jax.lax.conv_general_dilated(
-        x, kernel, (1, 1), "VALID", dimension_numbers=("NHWC", "HWIO", "NHWC")
-    )
-
-
 def sum_pool(x: jax.Array, relu_first: bool) -> jax.Array:
     """Global sum over space, rectified: [B, H, W, C] -> float32 [B, C].
 
@@ -161,13 +57,13 @@ def sum_pool(x: jax.Array, relu_first: bool) -> jax.Array:
 class Conv(nn.Conv):
     """nn.Conv, 3x3 unless said otherwise, with this project's initialisation.
 
-    `conv_general_dilated` may be `_conv_downsample` or `_upsample_conv`, which fuse the
+    `conv_general_dilated` may be `conv_downsample` or `upsample_conv`, which fuse the
     convolution with the resampling beside it; the parameters stay those of the 3x3 one.
     """
 
     kernel_size: tuple[int, int] = (3, 3)
     kernel_init: nn.initializers.Initializer = _kernel_init
-    conv_general_dilated: Callable[..., jax.Array] = _conv
+    conv_general_dilated: Callable[..., jax.Array] = conv
 
 
 class AffineInstanceNorm(nn.Module):
@@ -192,7 +88,7 @@ class FirstBlock(nn.Module):
         h = Conv(self.channels, dtype=self.dtype, name="conv1")(x)
         h = Conv(
             self.channels,
-            conv_general_dilated=_conv_downsample,
+            conv_general_dilated=conv_downsample,
             dtype=self.dtype,
             name="conv2",
         )(nn.relu(h))
@@ -230,14 +126,14 @@ class ResidualBlock(nn.Module):
         h = nn.relu(self._normalize(x, styles, 0))
         h = Conv(
             self.channels,
-            conv_general_dilated=_upsample_conv if up else _conv,
+            conv_general_dilated=upsample_conv if up else conv,
             name="conv1",
             **settings,
         )(h)
         h = nn.relu(self._normalize(h, styles, 1))
         h = Conv(
             self.channels,
-            conv_general_dilated=_conv_downsample if down else _conv,
+            conv_general_dilated=conv_downsample if down else conv,
             name="conv2",
             **settings,
         )(h)

@@ -41,8 +41,9 @@ def test_networks_know_no_media_libraries(path):
 
 @pytest.mark.parametrize(
     "name",
-    "layers spectral losses embedder generator discriminator state objectives "
-    "meta_learning fine_tuning video_embeddings parallel".split(),
+    "layers convolutions spectral losses embedder generator discriminator state "
+    "objectives accumulation meta_learning fine_tuning video_embeddings "
+    "parallel".split(),
 )
 def test_pure_modules_see_no_config(name):
     assert "ml_collections" not in _roots(ROOT / "flax_heads" / f"{name}.py")

@@ -153,35 +153,6 @@ def test_skip_is_the_specified_one(resample):
     np.testing.assert_allclose(actual, expected, rtol=1e-4, atol=1e-5)
 
 
-@pytest.mark.parametrize("fused", ["_conv_downsample", "_upsample_conv"])
-def test_fused_convolutions_equal_the_plain_ones(fused):
-    """Same numbers and gradients, for odd channel counts and sides that differ."""
-    x = jax.random.normal(KEY, (2, 6, 10, 5))
-    kernel = jax.random.normal(jax.random.key(1), (3, 3, 5, 7))
-
-    def conv(x, kernel):
-        return jax.lax.conv_general_dilated(
-            x, kernel, (1, 1), "SAME", dimension_numbers=("NHWC", "HWIO", "NHWC")
-        )
-
-    def plain(x, kernel):
-        if fused == "_conv_downsample":
-            return layers.downsample(conv(x, kernel))
-        return conv(layers.upsample(x), kernel)
-
-    def probed(function):
-        def probe(x, kernel):
-            y = function(x, kernel)
-            return (y * jax.random.normal(jax.random.key(2), y.shape)).sum(), y
-
-        return jax.grad(probe, argnums=(0, 1), has_aux=True)(x, kernel)
-
-    for a, b in zip(
-        jax.tree.leaves(probed(plain)), jax.tree.leaves(probed(getattr(layers, fused)))
-    ):
-        np.testing.assert_allclose(a, b, rtol=1e-4, atol=1e-4)
-
-
 def test_rectified_skip_reads_the_rectified_input():
     x = -jnp.ones((1, 4, 4, 3))
     for rectified in (False, True):

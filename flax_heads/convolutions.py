@@ -1,0 +1,178 @@
+"""Convolutions of stride 1 that keep the size, alone or fused with resampling; NHWC.
+
+They are XLA's own, but for what it does badly: a convolution and the resampling beside
+it as two, images smaller than the kernel, and on the CPU the gradient of the kernel.
+"""
+
+from __future__ import annotations
+
+import functools
+
+import jax
+import jax.numpy as jnp
+
+# Of fewer pixels a fused convolution saves less than putting its kernel together costs.
+_FEW_PIXELS = 128
+
+
+def upsample(x: jax.Array) -> jax.Array:
+    """Nearest neighbour, twice the side: [B, H, W, C] -> [B, 2H, 2W, C]."""
+    b, h, w, c = x.shape
+    doubled = jnp.broadcast_to(x[:, :, None, :, None, :], (b, h, 2, w, 2, c))
+    return doubled.reshape(b, 2 * h, 2 * w, c)
+
+
+def downsample(x: jax.Array) -> jax.Array:
+    """2x2 average pool: [B, H, W, C] -> [B, H/2, W/2, C]."""
+    b, h, w, c = x.shape
+    return x.reshape(b, h // 2, 2, w // 2, 2, c).mean((2, 4))
+
+
+def conv(x: jax.Array, kernel: jax.Array, *_, **__) -> jax.Array:
+    """A convolution that keeps the size: [B, H, W, C], [s, s, C, D] -> [B, H, W, D]."""
+    b, h, w, _ = x.shape
+    side = kernel.shape[0]
+    if side == 1:
+        return _xla_conv(x, kernel)
+    if h >= side:
+        return _conv(x, kernel, "SAME")
+    # Fewer pixels than taps (V's last block at 128 px), which XLA does in naive loops.
+    padded = jnp.pad(x, ((0, 0), (side // 2,) * 2, (side // 2,) * 2, (0, 0)))
+    windows = jnp.concatenate(list(_shifted(padded, side, h, w)), -1)
+    return jnp.einsum("bhwc,cd->bhwd", windows, kernel.reshape(-1, kernel.shape[-1]))
+
+
+def conv_downsample(x: jax.Array, kernel: jax.Array, *_, **__) -> jax.Array:
+    """`downsample(conv3x3(x))` in 4/9 of its multiplications.
+
+    Pooling after a 3x3 convolution is a 4x4 one of stride 2, whose kernel is the mean of
+    the four shifted 3x3 ones; on 2x2 pixels gathered into channels that is a 2x2 one.
+
+    Args:
+      x: [B, H, W, C].
+      kernel: [3, 3, C, D].
+
+    Returns:
+      [B, H/2, W/2, D].
+    """
+    b, h, w, c = x.shape
+    if b * h * w // 4 < _FEW_PIXELS:
+        return downsample(conv(x, kernel))
+
+    def widen(k):  # 3 taps -> 4
+        return [k[0] / 2, (k[0] + k[1]) / 2, (k[1] + k[2]) / 2, k[2] / 2]
+
+    taps = [widen(row) for row in widen(kernel)]  # [4][4], each [C, D]
+    # In the order [row, column, y, x, C, D] of the 2x2 kernel over gathered pixels.
+    order = [
+        taps[2 * row + y][2 * column + x]
+        for row in (0, 1)
+        for column in (0, 1)
+        for y in (0, 1)
+        for x in (0, 1)
+    ]
+    kernel = jnp.concatenate(order).reshape(2, 2, 4 * c, -1)
+    x = jnp.pad(x, ((0, 0), (1, 1), (1, 1), (0, 0)))
+    x = x.reshape(b, h // 2 + 1, 2, w // 2 + 1, 2, c).transpose(0, 1, 3, 2, 4, 5)
+    return _conv(x.reshape(b, h // 2 + 1, w // 2 + 1, 4 * c), kernel, "VALID")
+
+
+def upsample_conv(x: jax.Array, kernel: jax.Array, *_, **__) -> jax.Array:
+    """`conv3x3(upsample(x))` in 4/9 of its multiplications.
+
+    Of the doubled pixels a 3x3 window sees, those of one source pixel share their value:
+    each of the four phases of the output is a 2x2 convolution of the source.
+
+    Args:
+      x: [B, H, W, C].
+      kernel: [3, 3, C, D].
+
+    Returns:
+      [B, 2H, 2W, D].
+    """
+    b, h, w, c = x.shape
+    d = kernel.shape[-1]
+    if b * h * w < _FEW_PIXELS:
+        return conv(upsample(x), kernel)
+
+    def merge(k):  # 3 taps -> [tap][phase]
+        return [[k[0], k[0] + k[1]], [k[1] + k[2], k[2]]]
+
+    rows = [[merge(phase) for phase in tap] for tap in merge(kernel)]
+    kernel = jnp.stack(
+        [
+            jnp.concatenate([rows[i][p][j][q] for p in (0, 1) for q in (0, 1)], -1)
+            for i in (0, 1)
+            for j in (0, 1)
+        ]
+    )  # [2 x 2, C, 4 (phase y, phase x) x D]
+    padded = jnp.pad(x, ((0, 0), (1, 1), (1, 1), (0, 0)))
+    windows = _conv(padded, kernel.reshape(2, 2, c, 4 * d), "VALID")
+    windows = windows.reshape(b, h + 1, w + 1, 2, 2, d)
+    phases = [
+        [windows[:, i : i + h, j : j + w, i, j] for j in (0, 1)] for i in (0, 1)
+    ]  # each [B, H, W, D]
+    rows = jnp.stack([jnp.stack(row, 3) for row in phases], 2)  # [B, H, 2, W, 2, D]
+    return rows.reshape(b, 2 * h, 2 * w, d)
+
+
+def _xla_conv(x, kernel, padding="SAME"):
+    return jax.lax.conv_general_dilated(
+        x, kernel, (1, 1), padding, dimension_numbers=("NHWC", "HWIO", "NHWC")
+    )
+
+
+def _shifted(x, side, h, w):
+    """The parts [B, h, w, C] of padded images that each tap of a kernel sees, in order."""
+    for i in range(side):
+        for j in range(side):
+            yield x[:, i : i + h, j : j + w]
+
+
+@functools.partial(jax.custom_vjp, nondiff_argnums=(2,))
+def _conv(x, kernel, padding):
+    """XLA's convolution with a faster gradient of the kernel on the CPU."""
+    return _xla_conv(x, kernel, padding)
+
+
+def _conv_forward(x, kernel, padding):
+    return _xla_conv(x, kernel, padding), (x, kernel)
+
+
+def _conv_backward(padding, inputs, gradient):
+    x, kernel = inputs
+    pull_to_x = jax.vjp(lambda x: _xla_conv(x, kernel, padding), x)[1]
+
+    def by_xla(x, gradient):
+        return jax.vjp(lambda k: _xla_conv(x, k, padding), kernel)[1](gradient)[0]
+
+    def on_cpu(x, gradient):
+        return _kernel_gradient_on_cpu(x, kernel, gradient, padding, by_xla)
+
+    of_kernel = jax.lax.platform_dependent(x, gradient, cpu=on_cpu, default=by_xla)
+    return (*pull_to_x(gradient), of_kernel)
+
+
+_conv.defvjp(_conv_forward, _conv_backward)
+
+
+def _kernel_gradient_on_cpu(x, kernel, gradient, padding, by_xla):
+    """Twice as fast as XLA's in a training step (benchmarks/NOTES.md).
+
+    With many output channels a matrix product for each tap of the kernel; with few,
+    XLA's own over a few images at a time, of which it slows down with the number.
+    """
+    side, d = kernel.shape[0], kernel.shape[-1]
+    b, h, w, _ = gradient.shape
+    if d >= 256:
+        if padding == "SAME":
+            x = jnp.pad(x, ((0, 0), (side // 2,) * 2, (side // 2,) * 2, (0, 0)))
+        taps = [
+            jnp.einsum("bhwc,bhwd->cd", part, gradient)
+            for part in _shifted(x, side, h, w)
+        ]
+        return jnp.stack(taps).reshape(kernel.shape)
+    some = -(-b // 8)
+    return sum(
+        by_xla(x[i : i + some], gradient[i : i + some]) for i in range(0, b, some)
+    )
