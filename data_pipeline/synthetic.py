@@ -195,7 +195,7 @@ def _draw_glasses(p, m, picture, rotation, place, side):
     painting.mix(
         picture.reshape(3, -1),
         p["glasses_colour"],
-        painting.edge(0.017 - distance, side / n).ravel() * 0.95,
+        painting.edge(p["glasses_rim"] - distance, side / n).ravel() * 0.95,
     )
 
 

@@ -20,13 +20,14 @@ def _feature_points(p: Params, m) -> tuple[np.ndarray, np.ndarray]:
     # Brows, from the outer end of the one at the image's left to its inner end.
     _, _, inner, outer = brow_line(p, m, np.float32(0.3))
     brow_x = outer - np.linspace(0.03, 0.97, 5) * (outer - inner)
-    brow_y, thick, _, _ = brow_line(p, m, brow_x)
-    brow_y = brow_y - 0.2 * thick
+    brow_y = brow_line(p, m, brow_x)[0]
     # Nose: four down the bridge, five under the tip.
     ny = p["nose_y"]
     nose_x = np.array([0, 0, 0, 0, -0.92, -0.48, 0, 0.48, 0.92]) * p["nose_half"]
-    nose_y = np.array([0.02, 0.02 + (ny - 0.03) / 3, 0.02 + 2 * (ny - 0.03) / 3, ny - 0.01,
-                       ny + 0.09, ny + 0.115, ny + 0.13, ny + 0.115, ny + 0.09])  # fmt: skip
+    nose_y = np.concatenate([
+        np.linspace(-0.01, ny - 0.005, 4),
+        ny + np.array([0.078, 0.103, 0.118, 0.103, 0.078]),
+    ])  # fmt: skip
     # Eyes: corner, two above, corner, two below; ex runs outwards.
     c = np.array([1, 0.36, -0.36, -1, -0.36, 0.36])
     upper, lower = lid_lines(p, m, c * half)
@@ -66,7 +67,7 @@ def head_landmarks(p: Params, surface: dict[str, np.ndarray], m, right) -> np.nd
     points = np.stack([x, y, z], -1)
 
     # Down to the jaw's angle along the side, then along the edge to the chin.
-    y_side = 0.02 + (p["chin_y"] - 0.035) * _JAW_DOWN
+    y_side = 0.045 + (p["chin_y"] - 0.06) * _JAW_DOWN
     climb = (p["chin_y"] - 0.015 - y_side) / (p["chin_y"] - p["gonion_y"])
     turn = 1.32 * np.clip(climb, 0, 1) ** (1 / p["jaw_square"])
     turn = turn + 0.13 * np.clip((p["gonion_y"] - y_side) / 0.5, 0, 1)

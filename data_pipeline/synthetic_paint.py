@@ -62,6 +62,10 @@ def paint_face(p, m, colour, x, y, front, paint, soft):
     seam = np.exp(-(((y - 0.5 * (upper + lower)) / 0.014) ** 2)) * corner
     seam *= np.exp(-((lower - upper) / 0.03))
     mix(colour, 0.12 * p["lip"], 0.75 * seam)
+    # The corners lie in the shadow of the cheeks.
+    corner_y = 0.5 * (upper + lower)
+    pit = ((ax - half) / 0.030) ** 2 + ((y - corner_y) / 0.022) ** 2
+    colour *= 1 - 0.45 * np.exp(-pit) * front
     if m["mouth_open"] > 0.01:
         gap = lower - upper
         hollow = edge(y - upper, soft) * edge(lower - y, soft) * corner
@@ -93,7 +97,7 @@ def paint_face(p, m, colour, x, y, front, paint, soft):
     gy = y_side + 0.008 - 0.035 * m["gaze_y"]
     r = np.sqrt(gx * gx + gy * gy)
     eye = np.empty_like(colour)
-    round_ = 1 - 0.45 * (np.abs(ex) / width) ** 3
+    round_ = 1 - 0.25 * (np.abs(ex) / width) ** 3
     round_ *= np.clip(0.55 + (y_side - lid) / 0.07, 0, 1)
     for c, white in enumerate((0.66, 0.60, 0.57)):
         eye[c] = white
@@ -120,8 +124,8 @@ def paint_face(p, m, colour, x, y, front, paint, soft):
     colour *= 1 - 0.28 * waterline
     # Nostrils.
     ny = p["nose_y"] + 0.105
-    hole = ((ax - 0.50 * p["nose_half"]) / 0.042) ** 2 + ((y - ny) / 0.020) ** 2
-    colour *= 1 - 0.75 * np.exp(-hole) * front
+    hole = ((ax - 0.48 * p["nose_half"]) / 0.050) ** 2 + ((y - ny) / 0.026) ** 2
+    colour *= 1 - 0.85 * np.exp(-(hole**1.5)) * front
     return gloss
 
 

@@ -32,42 +32,46 @@ def sample_identity(seed: int) -> Params:
     male = rng.random() < 0.5
     p: Params = {
         "noise_seed": int(rng.integers(2**31)),
-        "face_width": n(0.745, 0.035),
-        "temple": n(0.95, 0.025),
-        "jaw": n(0.83 if male else 0.785, 0.045),
-        "jaw_square": n(2.3 if male else 2.0, 0.25),
-        "gonion_y": n(0.62, 0.06),
-        "chin_y": n(1.19 if male else 1.14, 0.045),
-        "chin_out": n(0.04, 0.025),
-        "crown_y": n(-1.17, 0.04),
-        "depth": n(0.97, 0.03),
-        "forehead": n(0.97, 0.02),
-        "cheek": n(0.025, 0.02),
-        "fullness": n(0.0, 0.02),
-        "nose_y": n(0.43, 0.03),
-        "nose_out": n(0.235 if male else 0.205, 0.03),
-        "nose_bridge": n(0.075, 0.025),
-        "nose_half": n(0.155, 0.018),
-        "eye_x": n(0.318, 0.014),
-        "eye_half": n(0.157, 0.010),
-        "eye_open": n(0.064, 0.008),
-        "eye_tilt": n(0.010, 0.015),
-        "eye_depth": n(0.055, 0.018),
-        "iris": n(0.062, 0.003),
-        "brow_y": n(-0.200 if male else -0.220, 0.022),
-        "brow_arch": n(0.035, 0.015),
-        "brow_thick": n(0.046 if male else 0.034, 0.008),
-        "brow_ridge": n(0.035 if male else 0.015, 0.01),
-        "mouth_y": n(0.755, 0.022),
-        "mouth_half": n(0.262, 0.020),
-        "lip_upper": n(0.070, 0.016),
-        "lip_lower": n(0.090, 0.018),
-        "ear_out": n(0.11, 0.03),
-        "asymmetry": n(0.0, 0.008),
+        "face_width": n(0.745, 0.052),
+        "temple": n(0.95, 0.04),
+        "jaw": n(0.84 if male else 0.79, 0.07),
+        "jaw_square": n(2.3 if male else 2.0, 0.35),
+        "gonion_y": n(0.62, 0.08),
+        "chin_out": n(0.04, 0.035),
+        "crown_y": n(-1.17, 0.05),
+        "depth": n(0.97, 0.04),
+        "forehead": n(0.97, 0.03),
+        "cheek": n(0.03, 0.03),
+        "fullness": n(0.01, 0.035),
+        "nose_y": n(0.425, 0.038),
+        "nose_out": n(0.23 if male else 0.205, 0.045),
+        "nose_bridge": n(0.075, 0.04),
+        "nose_wide": n(1.12, 0.17),
+        "nose_wing": n(0.088, 0.02),
+        "nose_half": n(0.162, 0.026),
+        "eye_x": n(0.319, 0.020),
+        "eye_half": n(0.149, 0.013),
+        "eye_open": n(0.068, 0.013),
+        "eye_tilt": n(0.010, 0.026),
+        "eye_depth": n(0.055, 0.03),
+        "iris": n(0.062, 0.004),
+        "brow_y": n(-0.185 if male else -0.205, 0.027),
+        "brow_arch": n(0.048, 0.024),
+        "brow_thick": n(0.052 if male else 0.040, 0.013),
+        "brow_ridge": n(0.035 if male else 0.015, 0.016),
+        "mouth_half": n(0.272, 0.032),
+        "lip_upper": n(0.070, 0.024),
+        "lip_lower": n(0.092, 0.026),
+        "ear_out": n(0.11, 0.045),
+        "asymmetry": n(0.0, 0.011),
         "neck": n(0.49 if male else 0.42, 0.03),
         "framing": n(1.0, 0.035),
         "frame_y": n(0.27, 0.035),
     }
+
+    # From the nose down everything follows what is above it, as in real faces.
+    p["mouth_y"] = p["nose_y"] + 0.118 + n(0.207, 0.028)
+    p["chin_y"] = p["mouth_y"] + n(0.445 if male else 0.41, 0.042)
 
     # Skin: a path through light, olive, brown, dark tones, with some scatter.
     tones = np.array(
@@ -77,7 +81,7 @@ def sample_identity(seed: int) -> Params:
     rgb = [np.interp(tone, np.arange(5), tones[:, c]) + u(-7, 7) for c in range(3)]
     p["skin"] = srgb(*rgb)
     p["lip"] = np.clip(
-        p["skin"] * np.array([u(0.78, 1.0), u(0.34, 0.52), u(0.38, 0.55)]), 0.01, 1
+        p["skin"] * np.array([u(0.70, 0.96), u(0.32, 0.50), u(0.36, 0.53)]), 0.01, 1
     ).astype(np.float32)
     p["eye_bags"] = u(0, 1)
     p["gloss"] = u(0.3, 1.0)
@@ -129,7 +133,8 @@ def sample_identity(seed: int) -> Params:
     p["moustache"] = p["beard"] if rng.random() < 0.8 else 0.0
     p["glasses"] = float(rng.random() < 0.18)
     p["glasses_colour"] = srgb(*(np.array([1, 0.9, 0.8]) * u(15, 90)))
-    p["glasses_half"] = np.array([u(0.21, 0.25), u(0.14, 0.20)], np.float32)
+    p["glasses_half"] = np.array([u(0.22, 0.28), u(0.15, 0.23)], np.float32)
+    p["glasses_rim"] = u(0.006, 0.015)
 
     # Clothes and background.
     p["cloth"] = srgb(*(u(15, 200) + u(-45, 45, 3) * u(0, 1)))
@@ -149,11 +154,13 @@ def sample_identity(seed: int) -> Params:
     key = np.array([np.sin(side), -np.sin(up), np.cos(side) * np.cos(up) + 0.35])
     p["light"] = (key / np.linalg.norm(key)).astype(np.float32)
     warmth = n(0.0, 0.08)
-    p["key"] = (u(0.75, 1.15) * np.array([1 + warmth, 1, 1 - warmth])).astype(
+    # Cameras expose for the face: dark skin gets more light, if not all of it back.
+    exposure = (0.40 / float(p["skin"].mean())) ** 0.55
+    p["key"] = (exposure * u(0.75, 1.15) * np.array([1 + warmth, 1, 1 - warmth])).astype(
         np.float32
     )
     cool = n(0.0, 0.05)
-    p["ambient"] = (u(0.16, 0.46) * np.array([1 - cool, 1, 1 + cool])).astype(
+    p["ambient"] = (exposure * u(0.18, 0.46) * np.array([1 - cool, 1, 1 + cool])).astype(
         np.float32
     )
     return p
@@ -200,10 +207,10 @@ def lid_lines(p: Params, m, ex):
     c = np.clip(ex / p["eye_half"], -1, 1)
     axis = 0.012 - p["eye_tilt"] * c
     narrow = 1 - 0.25 * np.maximum(m["smile"], 0) + 0.12 * m["brow"]
-    lower = axis + 0.60 * p["eye_open"] * narrow * (1 - np.abs(c) ** 2.4)
+    lower = axis + 0.60 * p["eye_open"] * narrow * (1 - np.abs(c) ** 2.8)
     # The inner part of the upper lid is steeper than the outer.
     skew = c + 0.18 * (1 - c * c)
-    upper = axis - 1.28 * p["eye_open"] * narrow * (1 - np.abs(skew) ** 2.4)
+    upper = axis - 1.28 * p["eye_open"] * narrow * (1 - np.abs(skew) ** 2.8)
     upper = np.minimum(upper + 0.3 * p["eye_open"] * np.maximum(m["gaze_y"], 0), lower)
     return upper + (lower - upper) * m["blink"], lower
 
