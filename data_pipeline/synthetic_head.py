@@ -2,7 +2,7 @@
 
 import numpy as np
 
-from data_pipeline.synthetic_grid import NS, NY, THETA, Y_MAX, Y_MIN, Y
+from data_pipeline.synthetic_grid import NS, NY, THETA, Y_MAX, Y_MIN, Y, namespace
 from data_pipeline.synthetic_person import Params, jaw_drop, mouth_half, mouth_lines
 
 
@@ -160,7 +160,7 @@ def _hair(p: Params, rng, skin2):
 
 
 def _paint(p: Params, rng, ax, under, ear, cover, strands):
-    """What the skin's colour is made of, [NY * NS, 5]; see `build_head`."""
+    """What the skin's colour is made of, [NY, NS, 5]; see `build_head`."""
     y, turn, ny = _Y, _TURN, p["nose_y"]
     ear_y = (y - 0.13) / 0.36
     eye, mouth = p["eye_x"], p["mouth_y"]
@@ -213,15 +213,14 @@ def _paint(p: Params, rng, ax, under, ear, cover, strands):
     )
     beard = np.maximum(beard, p["moustache"] * moustache * np.clip(0.9 + grain, 0, 1))
     channels = np.broadcast_arrays(seen, strands, dark, red, beard)
-    return np.stack(channels, axis=-1).reshape(NY * NS, 5).astype(np.float32)
+    return np.stack(channels, axis=-1).astype(np.float32)
 
 
 def build_head(p: Params) -> dict[str, np.ndarray]:
     """Everything about the surface that no motion changes, on the grid [NY, NS].
 
-    Returns `skin` (R2 of the bare head at rest), `hair` (R2 the hair adds),
-    `paint` [NY * NS, 5] (hair cover, strand noise, darkening, redness, beard)
-    and `follow` [NS] (how far a column goes with the jaw, in [0, 1]).
+    Returns `skin` (R2 of the bare head at rest), `hair` (R2 the hair adds) and
+    `paint` [NY, NS, 5] (hair cover, strand noise, darkening, redness, beard).
     """
     rng = np.random.default_rng(np.random.SeedSequence([p["noise_seed"], 6002]))
     skin2, ax, under, ear = _bare_head(p)
@@ -230,73 +229,79 @@ def build_head(p: Params) -> dict[str, np.ndarray]:
         "skin": skin2.astype(np.float32),
         "hair": hair.astype(np.float32),
         "paint": _paint(p, rng, ax, under, ear, cover, strands),
-        "follow": jaw_follow(THETA),
     }
 
 
 def jaw_follow(theta):
     """How far skin at this angle goes with the jaw: all in front, none at the ear."""
-    return smoothstep(1.65, 0.75, np.abs(theta)).astype(np.float32)
+    xp = namespace(theta)
+    t = xp.clip((1.65 - xp.abs(theta)) / 0.9, 0, 1)
+    return (t * t * (3 - 2 * t)).astype(np.float32)
 
 
-def rest_heights(p: Params, drop: float) -> np.ndarray:
-    """Rest height of the skin now at each row of the grid, [NY] decimetres."""
-    lip = p["mouth_y"]
-    rest = [
-        -9,
-        lip - 0.22,
-        lip + 0.02,
-        lip + 0.1,
-        p["chin_y"] + 0.05,
-        p["chin_y"] + 0.9,
-    ]
-    now = np.array([0, 0, 0.35, 0.97, 1, 1]) * drop + np.array(rest)
-    return np.interp(Y, now, rest).astype(np.float32)
+def rest_heights(p: Params, drop):
+    """Heights where the skin is now and where it was at rest, [6] decimetres each."""
+    lip, chin = p["mouth_y"], p["chin_y"]
+    xp = namespace(drop)
+    rest = [-9.0, lip - 0.22, lip + 0.02, lip + 0.1, chin + 0.05, chin + 0.9]
+    rest = xp.stack([xp.asarray(v, np.float32) for v in rest])
+    moves = np.array([0, 0, 0.35, 0.97, 1, 1], np.float32)
+    return rest + moves * drop, rest
 
 
-def pose_surface(p: Params, head: dict[str, np.ndarray], m) -> dict[str, np.ndarray]:
+def _shift_rows(table, row):
+    """The table [NY, NS, ...] read at fractional rows [NY, NS], column by column."""
+    xp = namespace(table)
+    i = row.astype(np.int32)
+    f = row - i.astype(np.float32)
+    at = i * NS + np.arange(NS, dtype=np.int32)
+    flat = table.reshape(NY * NS, *table.shape[2:])
+    f = f.reshape(f.shape + (1,) * (table.ndim - 2))
+    low = xp.take(flat, at, 0)
+    return low + (xp.take(flat, at + NS, 0) - low) * f
+
+
+def pose_surface(p: Params, head, m):
     """The surface under one frame's expression.
 
     Args:
-      m: dict of floats, one frame of a motion.
+      head: from `build_head`.
+      m: one frame of a motion, numbers.
 
     Returns:
-      `skin` R2 without hair [NY, NS], `rest_row` the row at rest of each row's
-      jaw-bound skin [NY].
+      R2 without hair [NY, NS]; the paint that lies on it now [NY, NS, 5]: paint
+      follows the jaw.
     """
-    rest_row = (rest_heights(p, float(jaw_drop(m))) - Y_MIN) * (
-        (NY - 1) / (Y_MAX - Y_MIN)
-    )
-    rest_row = np.clip(rest_row, 0, NY - 1.001).astype(np.float32)
-    i = rest_row.astype(np.int32)
-    f = (rest_row - i)[:, None]
-    base = head["skin"]
-    first = int((p["mouth_y"] - 0.25 - Y_MIN) * ((NY - 1) / (Y_MAX - Y_MIN)))
-    warped = base[i[first:]] * (1 - f[first:]) + base[i[first:] + 1] * f[first:]
-    skin = base.copy()
-    skin[first:] += head["follow"] * (warped - base[first:])
+    xp = namespace(m["mouth_open"])
+    now, rest = rest_heights(p, jaw_drop(m))
+    rest_y = xp.interp(Y, now, rest).astype(np.float32)
+    scale = (NY - 1) / (Y_MAX - Y_MIN)
+    row = np.arange(NY, dtype=np.float32)[:, None]
+    back = (xp.clip((rest_y - Y_MIN) * scale, 0, NY - 1.01)[:, None] - row) * _FOLLOW
+    row = xp.clip(row + back, 0, NY - 1.01)
+    skin, paint = _shift_rows(head["skin"], row), _shift_rows(head["paint"], row)
 
     # Bumps that move: lips, the open mouth's hollow, cheeks of a smile. Each is
     # a row profile times a column profile, so all of them are one product.
-    upper_out, upper, lower, lower_out = (float(v) for v in mouth_lines(p, m, 0.0))
-    half = float(mouth_half(p, m))
-    x = np.sin(THETA) * 0.93
-    lips = np.clip(1 - (x / half) ** 2, 0, 1)
-    cheeks = np.exp(-(((np.abs(x) - 0.42) / 0.15) ** 2))
+    upper_out, upper, lower, lower_out = mouth_lines(p, m, _MIDDLE)
+    lips = xp.clip(1 - (_SIDEWAYS / mouth_half(p, m)) ** 2, 0, 1)
 
-    def row(cy, sigma):
-        return np.exp(-(((Y - cy) / sigma) ** 2))
+    def profile(cy, sigma):
+        return xp.exp(-(((Y - cy) / sigma) ** 2))
 
-    rows = np.stack(
-        [
-            0.075 * row((upper_out + upper) / 2, 0.5 * (upper - upper_out) + 0.012),
-            0.090 * row((lower + lower_out) / 2, 0.5 * (lower_out - lower) + 0.012),
-            -0.30
-            * m["mouth_open"]
-            * row((upper + lower) / 2, 0.4 * (lower - upper) + 0.02),
-            0.09 * max(m["smile"], -0.2) * row(0.42, 0.15),
-        ]
-    ).astype(np.float32)
-    cols = np.stack([lips, lips, lips, cheeks]).astype(np.float32)
-    skin += rows.T @ cols
-    return {"skin": skin, "rest_row": rest_row}
+    upper_half, lower_half = 0.5 * (upper - upper_out), 0.5 * (lower_out - lower)
+    rows = xp.stack([
+        0.075 * profile((upper_out + upper) / 2, upper_half + 0.012)
+        + 0.090 * profile((lower + lower_out) / 2, lower_half + 0.012)
+        - 0.30 * m["mouth_open"]
+        * profile((upper + lower) / 2, 0.4 * (lower - upper) + 0.02),
+        0.09 * xp.maximum(m["smile"], -0.2) * profile(0.42, 0.15),
+    ]).astype(np.float32)  # fmt: skip
+    cols = xp.stack([lips, xp.asarray(_CHEEKS)]).astype(np.float32)
+    return skin + rows[0][:, None] * cols[0] + rows[1][:, None] * cols[1], paint
+
+
+_MIDDLE = np.zeros(1, np.float32)
+_FOLLOW = jaw_follow(THETA)
+_SIDEWAYS = (np.sin(THETA) * 0.93).astype(np.float32)
+_CHEEKS = np.exp(-(((np.abs(_SIDEWAYS) - 0.42) / 0.15) ** 2))

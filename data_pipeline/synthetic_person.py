@@ -9,6 +9,8 @@ lengths are decimetres of the head frame (see `synthetic_head`).
 
 import numpy as np
 
+from data_pipeline.synthetic_grid import namespace
+
 Params = dict[str, np.ndarray | float | str]
 
 _MOUTH_INNER = 0.86  # where the lips part, as a fraction of the mouth's half width
@@ -166,7 +168,7 @@ def sample_identity(seed: int) -> Params:
     return p
 
 
-def jaw_drop(m) -> np.ndarray:
+def jaw_drop(m):
     """How far the chin goes down, decimetres."""
     return 0.30 * m["mouth_open"]
 
@@ -179,18 +181,19 @@ def mouth_half(p: Params, m):
 
 def mouth_lines(p: Params, m, x):
     """Heights y of outer upper, inner upper, inner lower, outer lower lip at x."""
+    xp = namespace(m["mouth_open"])
     half = mouth_half(p, m)
-    c = np.clip(np.abs(x) / half, 0, 1)
+    c = xp.clip(xp.abs(x) / half, 0, 1)
     round_ = 1 - c * c
     middle = p["mouth_y"] + 0.10 * jaw_drop(m) + p["asymmetry"] * x
     middle = middle + (-0.004 - 0.075 * m["smile"] + 0.06 * jaw_drop(m)) * c * c
-    inner = np.clip(1 - (c / _MOUTH_INNER) ** 2, 0, 1) ** 0.8
+    inner = xp.clip(1 - (c / _MOUTH_INNER) ** 2, 0, 1) ** 0.8
     gap = 0.36 * m["mouth_open"] * inner
     pout = 1 - 0.12 * m["mouth_wide"] - 0.18 * m["smile"]
     bow = (
         1
-        - 0.22 * np.exp(-((x / 0.035) ** 2))
-        + 0.10 * np.exp(-(((c - 0.3) / 0.2) ** 2))
+        - 0.22 * xp.exp(-((x / 0.035) ** 2))
+        + 0.10 * xp.exp(-(((c - 0.3) / 0.2) ** 2))
     )
     upper = middle - 0.12 * gap
     lower = middle + 0.88 * gap
@@ -204,26 +207,25 @@ def mouth_lines(p: Params, m, x):
 
 def lid_lines(p: Params, m, ex):
     """Heights y of the upper and lower lid at ex, outward from the eye's centre."""
-    c = np.clip(ex / p["eye_half"], -1, 1)
+    xp = namespace(m["blink"])
+    c = xp.clip(ex / p["eye_half"], -1, 1)
     axis = 0.012 - p["eye_tilt"] * c
-    narrow = 1 - 0.25 * np.maximum(m["smile"], 0) + 0.12 * m["brow"]
-    lower = axis + 0.60 * p["eye_open"] * narrow * (1 - np.abs(c) ** 2.8)
+    narrow = 1 - 0.25 * xp.maximum(m["smile"], 0) + 0.12 * m["brow"]
+    lower = axis + 0.60 * p["eye_open"] * narrow * (1 - xp.abs(c) ** 2.8)
     # The inner part of the upper lid is steeper than the outer.
     skew = c + 0.18 * (1 - c * c)
-    upper = axis - 1.28 * p["eye_open"] * narrow * (1 - np.abs(skew) ** 2.8)
-    upper = np.minimum(upper + 0.3 * p["eye_open"] * np.maximum(m["gaze_y"], 0), lower)
+    upper = axis - 1.28 * p["eye_open"] * narrow * (1 - xp.abs(skew) ** 2.8)
+    upper = xp.minimum(upper + 0.3 * p["eye_open"] * xp.maximum(m["gaze_y"], 0), lower)
     return upper + (lower - upper) * m["blink"], lower
 
 
 def brow_line(p: Params, m, ax):
     """Centre height and half thickness of the brow at |x| = ax, and its two ends."""
+    xp = namespace(m["brow"])
     inner, outer = 0.125, p["eye_x"] + 0.275
-    b = np.clip((ax - inner) / (outer - inner), 0, 1)
-    frown = np.minimum(m["brow"], 0)
-    y = p["brow_y"] - 0.085 * m["brow"] - 0.05 * frown * (b - 0.4)
-    y = (
-        y
-        - p["brow_arch"] * (1 - ((b - 0.55) / 0.55) ** 2)
-        + 0.07 * np.maximum(b - 0.6, 0)
-    )
+    b = xp.clip((ax - inner) / (outer - inner), 0, 1)
+    y = p["brow_y"] - 0.085 * m["brow"]
+    y = y - 0.05 * xp.minimum(m["brow"], 0) * (b - 0.4)
+    arch = 1 - ((b - 0.55) / 0.55) ** 2
+    y = y - p["brow_arch"] * arch + 0.07 * xp.maximum(b - 0.6, 0)
     return y, p["brow_thick"] * (1.05 - 0.75 * b * b), inner, outer
