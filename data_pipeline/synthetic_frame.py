@@ -61,7 +61,9 @@ def frame_landmarks(p: Params, head, m, size: int):
 # -------------------------------------------------------------- the picture
 
 
-def draw_frame(p: Params, head, m, backdrop, size: int, supersample: int):
+def draw_frame(
+    p: Params, head, m, backdrop, size: int, supersample: int, hold=lambda x: x
+):
     """One frame and its landmarks.
 
     Args:
@@ -69,13 +71,15 @@ def draw_frame(p: Params, head, m, backdrop, size: int, supersample: int):
       head: from `synthetic_head.build_head`.
       m: one frame of a motion: numbers, or JAX scalars, which choose the namespace.
       backdrop: from `synthetic_paint.backdrop`, at size * supersample.
+      hold: told of arrays that many pixels read, returns them: JAX's compiler would
+        otherwise work them out again for every reader.
 
     Returns:
       uint8 [size, size, 3] RGB and float32 [68, 2], (x, y) pixels, iBUG order.
     """
     xp = namespace(m["yaw"])
-    skin, paint = pose_surface(p, head, m)
-    rotation, place, side = camera = _camera(p, m)
+    skin, paint = hold(pose_surface(p, head, m))
+    rotation, place, side = camera = hold(_camera(p, m))
     points = head_landmarks(p, skin, m, rotation[0])
 
     n = size * supersample
@@ -88,9 +92,9 @@ def draw_frame(p: Params, head, m, backdrop, size: int, supersample: int):
     )
     picture = xp.concatenate([backdrop[:, :first], lower], 1).reshape(3, n * n)
     depth = xp.concatenate([np.full((first, n), -9, np.float32), depth]).reshape(-1)
-    picture = _draw_head(p, m, head, skin, paint, picture, depth, plane, camera)
-    picture = _draw_glasses(p, picture, plane, camera)
-
+    picture, depth = hold((picture, depth))
+    picture = _draw_head(p, m, head, skin, paint, picture, depth, plane, camera, hold)
+    picture = hold(_draw_glasses(p, hold(picture), plane, camera))
     rays = picture.reshape(3, size, supersample, size, supersample)
     linear = sum(rays[:, :, i, :, j] for i, j in np.ndindex(supersample, supersample))
     linear = xp.clip(linear / supersample**2, 0, None)
@@ -107,11 +111,11 @@ def _rays(rotation, place, wx, wy):
     return origin, rotation.T @ xp.stack([wx, wy, 0 * wx - _CAMERA])
 
 
-def _draw_head(p, m, head, skin, paint, picture, depth, plane, camera):
+def _draw_head(p, m, head, skin, paint, picture, depth, plane, camera, hold):
     """March, paint and shade the head over picture [3, n * n]."""
     rotation, place, side = camera
     xp, n = namespace(skin), plane.shape[0]
-    outer = skin + head["hair"]
+    outer = hold(skin + head["hair"])
     flat = outer.reshape(-1)
 
     # One ray in sixteen finds about where the head is …
@@ -119,7 +123,7 @@ def _draw_head(p, m, head, skin, paint, picture, depth, plane, camera):
     at = (np.arange(count, dtype=np.float32) * _COARSE + _COARSE / 2) / n - 0.5
     wx, wy = xp.meshgrid(at * side, at * side)
     origin, ray = _rays(rotation, place, wx.reshape(-1), wy.reshape(-1))
-    found, t = grid.search(flat, origin, ray, _NEAR, _FAR, _STEPS)
+    found, t = hold(grid.search(flat, origin, ray, _NEAR, _FAR, _STEPS))
     step = (_FAR - _NEAR) / _STEPS
     # … and brackets the finer ones around it.
     t_near = xp.where(found, t - 0.5 * step, 9).reshape(count, count)
@@ -135,34 +139,37 @@ def _draw_head(p, m, head, skin, paint, picture, depth, plane, camera):
             return picture
         row, col = row[chosen], col[chosen]
     coarse = row // _COARSE * count + col // _COARSE
+    t_near, t_far = hold((t_near, t_far))
     near = xp.minimum(xp.take(t_near.reshape(-1), coarse), _FAR)
     far = xp.maximum(xp.take(t_far.reshape(-1), coarse), near)
     origin, ray = _rays(rotation, place, xp.take(plane, col), xp.take(plane, row))
-    found, t = grid.search(flat, origin, ray, near, far, _FINE_STEPS)
+    found, t = hold(grid.search(flat, origin, ray, near, far, _FINE_STEPS))
     step = (far - near) / _FINE_STEPS
     if xp is np:
         chosen, ray, t, step = chosen[found], ray[:, found], t[found], step[found]
-        hit, t = grid.meet(flat, origin, ray, t, step)
+        hit, t = grid.meet(flat, origin, ray, t, step, hold)
         hit &= _CAMERA * (1 - t) > depth[chosen]  # the trunk hides some of it
         chosen, ray, t = chosen[hit], ray[:, hit], t[hit]
         if chosen.size:
-            colour = _shade_head(p, m, head, outer, paint, origin, ray, t, camera, n)
+            colour = _shade_head(
+                p, m, head, outer, paint, origin, ray, t, camera, n, hold
+            )
             picture[:, chosen] = colour
         return picture
-    hit, t = grid.meet(flat, origin, ray, t, step)
+    hit, t = grid.meet(flat, origin, ray, t, step, hold)
     hit = hit & found & (_CAMERA * (1 - t) > depth)
-    t = xp.where(hit, t, 1)
-    colour = _shade_head(p, m, head, outer, paint, origin, ray, t, camera, n)
+    hit, t = hold((hit, xp.where(hit, t, 1)))
+    colour = _shade_head(p, m, head, outer, paint, origin, ray, t, camera, n, hold)
     return xp.where(hit, colour, picture)
 
 
-def _shade_head(p, m, head, outer, paint, origin, ray, t, camera, n):
+def _shade_head(p, m, head, outer, paint, origin, ray, t, camera, n, hold):
     """Colour [3, P] of the head where rays meet it."""
     xp = namespace(t)
     rotation, _, side = camera
     light = rotation.T @ p["light"]
-    slope_y, slope_theta = grid.slopes(outer)
-    shadow = grid.shadows(outer, slope_y, slope_theta, light)
+    slope_y, slope_theta = hold(grid.slopes(outer))
+    shadow = hold(grid.shadows(outer, slope_y, slope_theta, light))
     strands, dark, red, beard = (paint[..., c] for c in (1, 2, 3, 4))
     cover = xp.clip((head["paint"][..., 0] - 0.01) / 0.08, 0, 1)
     table = xp.stack(
@@ -170,13 +177,13 @@ def _shade_head(p, m, head, outer, paint, origin, ray, t, camera, n):
     )
     x, y, z = origin[:, None] + t * ray
     row, column = grid.grid_position(x, y, z)
-    table = table.reshape(-1, table.shape[-1]).astype(np.float32)
-    values = grid.lookup(table, row, column).T
+    table = hold(table.reshape(-1, table.shape[-1]).astype(np.float32))
+    values = hold(grid.lookup(table, row, column).T)
     slope_y, slope_theta, shadow, cover, strands, clear, red, beard = values
 
     front = xp.clip((z - 0.15) / 0.15, 0, 1)
     face = (strands, red, beard)
-    colour, gloss = painting.paint_face(p, m, x, y, front, face, side / n)
+    colour, gloss = hold(painting.paint_face(p, m, x, y, front, face, side / n))
     shine = xp.clip(0.85 + 0.28 * strands, 0.3, None)
     colour = painting.mix(colour, painting.column(p["hair_colour"]) * shine, cover)
     colour *= clear

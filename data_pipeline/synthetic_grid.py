@@ -106,16 +106,17 @@ def search(table, origin, ray, near, far, steps):
     return found, start
 
 
-def meet(table, origin, ray, start, step):
+def meet(table, origin, ray, start, step, hold):
     """Where rays meet the surface within a step from `start`: hit [P], t [P].
 
     `search` reads the nearest cell, so the meeting may lie a little beyond the step,
-    or, at an outline, nowhere.
+    or, at an outline, nowhere. For `hold` see `synthetic_frame.draw_frame`.
     """
     xp = namespace(ray)
     low, high = start - 0.3 * step - 0.002, start + 1.3 * step + 0.002
     f_low = outside(table, origin, ray, low, nearest=False)
     f_high = outside(table, origin, ray, high, nearest=False)
+    low, high, f_low, f_high = hold((low, high, f_low, f_high))
     for _ in range(3):
         # False position, kept off the ends so that a steep end cannot stall it.
         part = xp.clip(f_low / (f_low - f_high + 1e-9), 0.08, 0.92)
@@ -124,6 +125,7 @@ def meet(table, origin, ray, start, step):
         inside = f < 0
         high, f_high = xp.where(inside, t, high), xp.where(inside, f, f_high)
         low, f_low = xp.where(inside, low, t), xp.where(inside, f_low, f)
+        low, high, f_low, f_high = hold((low, high, f_low, f_high))
     part = xp.clip(f_low / (f_low - f_high + 1e-9), 0, 1)
     return f_high < 0, low + (high - low) * part
 

@@ -97,7 +97,9 @@ def _bare_head(p: Params):
         y, [(-0.1, 0.075), (0.2, 0.070), (ny, 0.095), (ny + 0.1, 0.10)]
     )
     bump = ridge * np.exp(-((ax / nose_wide) ** 2))
-    bump = bump + p["nose_wing"] * _blob(ax, p["nose_half"] - 0.04, ny + 0.045, 0.05, 0.055)
+    bump = bump + p["nose_wing"] * _blob(
+        ax, p["nose_half"] - 0.04, ny + 0.045, 0.05, 0.055
+    )
     bump = bump - p["eye_depth"] * _blob(ax, p["eye_x"] - 0.03, -0.02, 0.19, 0.13)
     bump = bump - 0.5 * p["eye_depth"] * _blob(ax, 0.16, 0.0, 0.07, 0.10)
     bump = bump + 0.040 * _blob(ax, p["eye_x"], 0.01, 0.11, 0.09)

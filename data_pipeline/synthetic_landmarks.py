@@ -77,7 +77,8 @@ def head_landmarks(p: Params, skin, m, right):
     # Down to the jaw's angle along the side, then along the edge to the chin.
     y_side = 0.045 + (p["chin_y"] - 0.06) * _JAW_DOWN
     climb = (p["chin_y"] - 0.015 - y_side) / (p["chin_y"] - p["gonion_y"])
-    turn = 1.32 * xp.clip(climb, 0, 1) ** (1 / p["jaw_square"])
+    # The chin's own point is in the middle; rounding under the root would move it.
+    turn = 1.32 * xp.clip(climb, 0, 1) ** (1 / p["jaw_square"]) * (_JAW_DOWN < 1)
     turn = turn + 0.13 * xp.clip((p["gonion_y"] - y_side) / 0.5, 0, 1)
     turn = xp.concatenate([-turn, turn[-2::-1]]).astype(np.float32)
     rest = xp.concatenate([y_side, y_side[-2::-1]])
@@ -89,9 +90,7 @@ def head_landmarks(p: Params, skin, m, right):
     now = xp.interp(rest, rest_y, moved_y)
     jaw_y = (rest + jaw_follow(slide) * (now - rest)).astype(np.float32)
     sin, cos = xp.sin(slide), xp.cos(slide)
-    radius = xp.sqrt(
-        xp.maximum(lookup(skin, *grid_position(sin, jaw_y, cos)), 1e-4)
-    )
+    radius = xp.sqrt(xp.maximum(lookup(skin, *grid_position(sin, jaw_y, cos)), 1e-4))
     jaw = xp.stack([radius * sin, jaw_y, radius * cos], -1)  # [36, 17, 3]
     outward = (jaw @ right) * xp.sign(turn)
     jaw = jaw[outward.argmax(0), np.arange(17)]

@@ -23,11 +23,15 @@ def rgb(*values):
 
 
 _LESS_GREEN_BLUE = rgb(0.03, -0.13, -0.11)  # what blood does to the skin's colour
-_IVORY, _MOUTH, _TONGUE = rgb(0.62, 0.56, 0.46), rgb(0.040, 0.008, 0.008), rgb(
-    0.144, 0.038, 0.038
+_IVORY, _MOUTH, _TONGUE = (
+    rgb(0.62, 0.56, 0.46),
+    rgb(0.040, 0.008, 0.008),
+    rgb(0.144, 0.038, 0.038),
 )
-_WHITE, _PUPIL, _LASH = rgb(0.66, 0.60, 0.57), rgb(0.006, 0.005, 0.005), rgb(
-    0.012, 0.009, 0.008
+_WHITE, _PUPIL, _LASH = (
+    rgb(0.66, 0.60, 0.57),
+    rgb(0.006, 0.005, 0.005),
+    rgb(0.012, 0.009, 0.008),
 )
 _WRAP = rgb(0.30, 0.18, 0.12)  # light scatters in skin, red the furthest
 

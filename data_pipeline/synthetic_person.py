@@ -158,13 +158,13 @@ def sample_identity(seed: int) -> Params:
     warmth = n(0.0, 0.08)
     # Cameras expose for the face: dark skin gets more light, if not all of it back.
     exposure = (0.40 / float(p["skin"].mean())) ** 0.55
-    p["key"] = (exposure * u(0.75, 1.15) * np.array([1 + warmth, 1, 1 - warmth])).astype(
-        np.float32
-    )
+    p["key"] = (
+        exposure * u(0.75, 1.15) * np.array([1 + warmth, 1, 1 - warmth])
+    ).astype(np.float32)
     cool = n(0.0, 0.05)
-    p["ambient"] = (exposure * u(0.18, 0.46) * np.array([1 - cool, 1, 1 + cool])).astype(
-        np.float32
-    )
+    p["ambient"] = (
+        exposure * u(0.18, 0.46) * np.array([1 - cool, 1, 1 + cool])
+    ).astype(np.float32)
     return p
 
 

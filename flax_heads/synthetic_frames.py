@@ -71,7 +71,8 @@ def render_frames(
         person = jax.tree.map(lambda leaf: jnp.asarray(leaf)[row], people)
         p = person["params"]
         backdrop = painting.backdrop(p, size * supersample)
-        return draw_frame(p, person["head"], m, backdrop, size, supersample)
+        hold = jax.lax.optimization_barrier
+        return draw_frame(p, person["head"], m, backdrop, size, supersample, hold)
 
     motion = {key: jnp.asarray(values, jnp.float32) for key, values in motion.items()}
     return jax.lax.map(draw, (jnp.asarray(who), motion), batch_size=at_once)
