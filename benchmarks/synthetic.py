@@ -16,6 +16,7 @@ from data_pipeline import synthetic
 from data_pipeline.tracking import FaceTracker
 
 _SECONDS_APART = 0.8  # frames of one person: far enough for another syllable
+_SPEED_PEOPLE = 16
 _OUTER_CORNERS = (36, 45)
 _PARTS = {
     "jaw": slice(0, 17),
@@ -35,6 +36,7 @@ def main() -> None:
     parser.add_argument("--size", type=int, default=256)
     parser.add_argument("--yaw", type=float, default=30.0, help="largest, degrees")
     parser.add_argument("--triplets", type=int, default=4000)
+    parser.add_argument("--at-once", type=int, default=1, help="frames side by side")
     flags = parser.parse_args()
 
     people = range(flags.first, flags.first + flags.people)
@@ -50,6 +52,7 @@ def main() -> None:
         **detection(frames, exact),
         **identity(frames, exact, flags.triplets),
         "numpy_frames_per_s": flags.people * flags.frames / seconds,
+        "jax_frames_per_s": jax_speed(people, motions, flags),
     }
     rows = [{"what": name, "value": float(value)} for name, value in row.items()]
     about = {"people": flags.people, "frames": flags.frames, "size": flags.size}
@@ -66,24 +69,51 @@ def talking(seed: int, num_frames: int, degrees: float) -> dict[str, np.ndarray]
     return motion | {"yaw": np.deg2rad(degrees * yaw).astype(np.float32)}
 
 
+def jax_speed(people, motions, flags) -> float:
+    """Frames per second of `render_frames`, compiled, best of the rounds."""
+    import jax
+
+    from flax_heads.synthetic_frames import render_frames, stack_people
+
+    people = [synthetic.sample_identity(seed) for seed in people[:_SPEED_PEOPLE]]
+    motion = {
+        key: np.concatenate([m[key] for m in motions[: len(people)]])
+        for key in motions[0]
+    }
+    who = np.repeat(np.arange(len(people)), flags.frames)
+    people, who, motion = jax.device_put((stack_people(people), who, motion))
+    seconds = []
+    for _ in range(1 + flags.rounds):  # the first compiles
+        start = time.perf_counter()
+        jax.block_until_ready(
+            render_frames(people, who, motion, size=flags.size, at_once=flags.at_once)
+        )
+        seconds.append(time.perf_counter() - start)
+    return len(who) / min(seconds[1:])
+
+
 def detection(frames: np.ndarray, exact: np.ndarray) -> dict[str, float]:
     """Detections and landmarks of frames [P, F, H, W, 3] against exact [P, F, 68, 2].
 
     Returns:
-      `one_face`: share of frames in which `prepare` finds one face, as it searches the
-        frames of VoxCeleb; `one_face_plain`: the same at the detector's own threshold,
-        without enlarging; `nme`: mean distance of dlib's points to the exact ones, in
-        distances of the outer eye corners, and of each part of the face.
+      `one_face`: share of frames in which the detector finds exactly one face, as
+        `prepare` searches the frames of VoxCeleb; `one_face_plain`: the same at the
+        detector's own threshold, without enlarging; `kept`: share in which `prepare`
+        also trusts the landmarks; `nme`: mean distance of dlib's points to the exact
+        ones, in distances of the outer eye corners, and of each part of the face.
     """
     frames = frames.reshape(-1, *frames.shape[2:])
     exact = exact.reshape(-1, 68, 2)
-    found, plain, errors = [], [], []
+    found, kept, plain, errors = [], [], [], []
     for frame, points in zip(frames, exact):
         tracker = FaceTracker(cropped=True)
         seen = tracker.update(frame)
-        found.append(seen is not None and tracker.most_faces == 1)
-        plain.append(len(lm.detect(frame, max(frame.shape))) == 1)
-        if seen is not None:
+        found.append(tracker.most_faces == 1)
+        kept.append(seen is not None)
+        boxes = lm.detect(frame, max(frame.shape))
+        plain.append(len(boxes) == 1)
+        if boxes:  # trusted or not
+            seen, _ = lm.fit_landmarks(frame, boxes[0][0])
             a, b = points[list(_OUTER_CORNERS)]
             distance = np.linalg.norm(seen - points, axis=1) / np.linalg.norm(a - b)
             errors.append(distance)
@@ -91,6 +121,7 @@ def detection(frames: np.ndarray, exact: np.ndarray) -> dict[str, float]:
     return {
         "one_face": np.mean(found),
         "one_face_plain": np.mean(plain),
+        "kept": np.mean(kept),
         "nme": errors.mean(),
         "nme_90_percent": np.quantile(errors.mean(1), 0.9),
         **{f"nme_{name}": errors[:, part].mean() for name, part in _PARTS.items()},

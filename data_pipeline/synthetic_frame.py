@@ -17,7 +17,7 @@ _CAMERA = 14.0  # decimetres from the camera to the plane through the ears
 _PIVOT = np.array([0, 0.55, -0.10], np.float32)  # where the head turns on the neck
 _NECK = np.array([0, 0.20, 0.0], np.float32)  # its top, from the pivot
 _NEAR, _FAR = 1 - 1.45 / _CAMERA, 1 + 0.85 / _CAMERA  # rays meet the head between
-_COARSE, _STEPS, _FINE_STEPS = 4, 26, 8
+_COARSE, _STEPS, _FINE_STEPS = 4, 26, 6
 _GLASSES_Z = 1.02
 
 
@@ -123,7 +123,7 @@ def _draw_head(p, m, head, skin, paint, picture, depth, plane, camera, hold):
     at = (np.arange(count, dtype=np.float32) * _COARSE + _COARSE / 2) / n - 0.5
     wx, wy = xp.meshgrid(at * side, at * side)
     origin, ray = _rays(rotation, place, wx.reshape(-1), wy.reshape(-1))
-    found, t = hold(grid.search(flat, origin, ray, _NEAR, _FAR, _STEPS))
+    found, t = hold(grid.search(flat, origin, ray, _NEAR, _FAR, _STEPS, nearest=True))
     step = (_FAR - _NEAR) / _STEPS
     # … and brackets the finer ones around it.
     t_near = xp.where(found, t - 0.5 * step, 9).reshape(count, count)
@@ -143,22 +143,22 @@ def _draw_head(p, m, head, skin, paint, picture, depth, plane, camera, hold):
     near = xp.minimum(xp.take(t_near.reshape(-1), coarse), _FAR)
     far = xp.maximum(xp.take(t_far.reshape(-1), coarse), near)
     origin, ray = _rays(rotation, place, xp.take(plane, col), xp.take(plane, row))
-    found, t = hold(grid.search(flat, origin, ray, near, far, _FINE_STEPS))
+    found, t = hold(
+        grid.search(flat, origin, ray, near, far, _FINE_STEPS, nearest=False)
+    )
     step = (far - near) / _FINE_STEPS
     if xp is np:
         chosen, ray, t, step = chosen[found], ray[:, found], t[found], step[found]
-        hit, t = grid.meet(flat, origin, ray, t, step, hold)
-        hit &= _CAMERA * (1 - t) > depth[chosen]  # the trunk hides some of it
-        chosen, ray, t = chosen[hit], ray[:, hit], t[hit]
+        t = grid.meet(flat, origin, ray, t, step, hold)
+        seen = _CAMERA * (1 - t) > depth[chosen]  # the trunk hides some of it
+        chosen, ray, t = chosen[seen], ray[:, seen], t[seen]
         if chosen.size:
-            colour = _shade_head(
+            picture[:, chosen] = _shade_head(
                 p, m, head, outer, paint, origin, ray, t, camera, n, hold
             )
-            picture[:, chosen] = colour
         return picture
-    hit, t = grid.meet(flat, origin, ray, t, step, hold)
-    hit = hit & found & (_CAMERA * (1 - t) > depth)
-    hit, t = hold((hit, xp.where(hit, t, 1)))
+    t = xp.where(found, grid.meet(flat, origin, ray, t, step, hold), 1)
+    hit, t = hold((found & (_CAMERA * (1 - t) > depth), t))
     colour = _shade_head(p, m, head, outer, paint, origin, ray, t, camera, n, hold)
     return xp.where(hit, colour, picture)
 

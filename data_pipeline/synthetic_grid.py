@@ -83,13 +83,14 @@ def outside(table, origin, ray, t, *, nearest):
     return x * x + z * z - namespace(t).take(table, at)
 
 
-def search(table, origin, ray, near, far, steps):
+def search(table, origin, ray, near, far, steps, *, nearest):
     """The first of `steps` equal steps along each ray that ends inside the surface.
 
     Args:
       table: R2, flat [NY * NS].
       origin: ray origin [3]; ray: directions [3, P].
       near, far: ray parameters between which to look, numbers or [P].
+      nearest: read the nearest cell of the table, which is quicker and coarser.
 
     Returns:
       found: bool [P]; t: ray parameter before that step [P], meaningful where found.
@@ -100,20 +101,19 @@ def search(table, origin, ray, near, far, steps):
     found = xp.zeros(t.shape, bool)
     for _ in range(steps):
         t = t + step
-        inside = outside(table, origin, ray, t, nearest=True) < 0
+        inside = outside(table, origin, ray, t, nearest=nearest) < 0
         start = xp.where(inside & ~found, t - step, start)
         found = found | inside
     return found, start
 
 
 def meet(table, origin, ray, start, step, hold):
-    """Where rays meet the surface within a step from `start`: hit [P], t [P].
+    """Where rays that are inside a step after `start` meet the surface: t [P].
 
-    `search` reads the nearest cell, so the meeting may lie a little beyond the step,
-    or, at an outline, nowhere. For `hold` see `synthetic_frame.draw_frame`.
+    For `hold` see `synthetic_frame.draw_frame`.
     """
     xp = namespace(ray)
-    low, high = start - 0.3 * step - 0.002, start + 1.3 * step + 0.002
+    low, high = start, start + step
     f_low = outside(table, origin, ray, low, nearest=False)
     f_high = outside(table, origin, ray, high, nearest=False)
     low, high, f_low, f_high = hold((low, high, f_low, f_high))
@@ -126,8 +126,7 @@ def meet(table, origin, ray, start, step, hold):
         high, f_high = xp.where(inside, t, high), xp.where(inside, f, f_high)
         low, f_low = xp.where(inside, low, t), xp.where(inside, f_low, f)
         low, high, f_low, f_high = hold((low, high, f_low, f_high))
-    part = xp.clip(f_low / (f_low - f_high + 1e-9), 0, 1)
-    return f_high < 0, low + (high - low) * part
+    return low + (high - low) * xp.clip(f_low / (f_low - f_high + 1e-9), 0, 1)
 
 
 def spread(values, pick):
