@@ -98,9 +98,12 @@ def draw_frame(
     rays = picture.reshape(3, size, supersample, size, supersample)
     linear = sum(rays[:, :, i, :, j] for i, j in np.ndindex(supersample, supersample))
     linear = xp.clip(linear / supersample**2, 0, None)
-    # A soft shoulder for highlights, then the display's square root.
+    # A soft shoulder for highlights, then about the display's square root.
     linear = linear * (1 + linear / 4) / (1 + linear)
-    shown = xp.clip(xp.sqrt(1.25 * linear) * 255 + 0.5, 0, 255).astype(np.uint8)
+    grey = 0.25 * linear[0] + 0.65 * linear[1] + 0.10 * linear[2]
+    linear = xp.clip(grey + p["saturation"] * (linear - grey), 1e-6, None)
+    shown = xp.exp(xp.log(1.25 * linear) * p["gamma"]) * 255 + 0.5
+    shown = xp.clip(shown, 0, 255).astype(np.uint8)
     return shown.transpose(1, 2, 0), _project(points, *camera, size)
 
 

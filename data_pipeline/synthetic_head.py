@@ -56,7 +56,7 @@ def _blob(ax, cx, cy, sx, sy):
     return np.exp(-(((ax - cx) / sx) ** 2) - ((_Y - cy) / sy) ** 2)
 
 
-def _bare_head(p: Params):
+def _bare_head(p: Params, rng):
     """R2 of the skin at rest; |x| there; depth below the jaw's edge; the ears."""
     y, turn = _Y, _TURN
 
@@ -110,6 +110,12 @@ def _bare_head(p: Params):
     bump = bump + p["chin_out"] * _blob(ax, 0.0, p["chin_y"] - 0.11, 0.16, 0.12)
     bump = bump - 0.012 * _blob(ax, 0.0, 0.62, 0.022, 0.06)
     bump = bump + 0.02 * _blob(ax, 0.0, p["mouth_y"], 0.24, 0.14)
+    bump = bump + 0.035 * p["age"] * _blob(ax, 0.46, p["mouth_y"] + 0.12, 0.13, 0.16)
+    bump = bump - 0.03 * p["age"] * _blob(ax, 0.50, p["mouth_y"] - 0.18, 0.12, 0.12)
+    # What no name is given to: flesh and bone are uneven, the same on both sides.
+    relief = _noise(rng, 10, 12, smooth=True)
+    relief = (relief + relief[:, ::-1]) * smoothstep(1.5, 1.1, turn)
+    bump = bump + 0.0085 * p["relief"] * relief
     ear_y = (y - 0.13) / 0.36
     ear = np.exp(-(((turn - 1.66 - 0.05 * ear_y) / 0.15) ** 4)) * np.clip(
         1 - ear_y**2, 0, 1
@@ -125,6 +131,8 @@ def _hair(p: Params, rng, skin2):
     strands = 0.6 * _noise(rng, 3, 70, smooth=True) + 0.4 * _noise(
         rng, 6, 130, smooth=True
     )
+    curls = _noise(rng, 40, 56, smooth=True)
+    strands = strands + p["curl"] * (curls - strands)
     side = 0.02 + 0.12 * float(rng.uniform(-1, 1))
     swept = float(rng.uniform(0, 0.35)) * (p["fringe"] < 0.1)
     line = rounded_curve(
@@ -184,7 +192,18 @@ def _paint(p: Params, rng, ax, under, ear, cover, strands):
     # Folds from the wings of the nose to the corners of the mouth.
     t = np.clip((y - 0.45) / (mouth - 0.42), 0, 1)
     fold = np.exp(-(((ax - 0.19 - 0.17 * t) / 0.035) ** 2)) * (t * (1 - t) * 4)
-    dark = dark + (0.10 + 0.10 * p["eye_bags"]) * fold
+    dark = dark + (0.06 + 0.10 * p["eye_bags"] + 0.25 * p["age"]) * fold
+    # Lines of age: across the forehead, between the brows, beside the eyes.
+    wave = 0.03 * np.cos(3 * ax)
+    for height in (-0.36, -0.46, -0.56):
+        line = np.exp(-(((y - height - wave) / 0.018) ** 2)) * (turn < 0.9)
+        dark = dark + 0.13 * p["age"] ** 1.5 * line * smoothstep(0.45, 0.25, ax)
+    dark = dark + 0.2 * p["age"] * _blob(ax, 0.055, p["brow_y"] + 0.02, 0.018, 0.06)
+    feet = np.exp(-((((y - 0.02) * 3 - (ax - 0.5)) / 0.05) ** 2))
+    feet = feet + np.exp(-((((y - 0.02) * 3 + (ax - 0.5)) / 0.05) ** 2))
+    dark = dark + 0.15 * p["age"] * feet * smoothstep(0.08, 0.02, np.abs(ax - 0.56))
+    shadow = _blob(ax, p["eye_x"] + 0.02, -0.085, 0.15, 0.045)
+    dark = dark + p["eye_shadow"] * shadow
     # The colour reaches one cell further than the volume, its shadow two: skin
     # just below a wall of hair would catch light as a bright seam.
     seen = _widen(cover)
@@ -193,13 +212,21 @@ def _paint(p: Params, rng, ax, under, ear, cover, strands):
     if p["length"]:  # hanging hair is dark where it turns in behind the jaw
         inner = smoothstep(p["curtain"] + 0.35, p["curtain"], turn)
         dark = dark + 0.7 * hairs * inner * smoothstep(0.4, 1.1, y)
-    dark = dark + 0.03 * _noise(rng, 40, 50, smooth=True)
+    dark = dark + p["mottle"] * _noise(rng, 40, 50, smooth=True)
+    dark = dark + 0.5 * p["mottle"] * _noise(rng, 8, 9, smooth=True)
+    spots = np.clip(_noise(rng, 150, 150, smooth=False) - 1.0, 0, 1.2)
+    dark = dark + p["freckles"] * spots * _blob(ax, 0.30, 0.32, 0.32, 0.26)
+    for mole_turn, mole_y, mole_size in p["moles"]:
+        if mole_size:
+            away = (THETA[None] - mole_turn) ** 2 + (y - mole_y) ** 2
+            dark = dark + 1.2 * np.exp(-away / mole_size**2)
     red = _blob(ax, 0.44, 0.33, 0.17, 0.17) + 0.9 * _blob(ax, 0, ny, 0.13, 0.09) + ear
     red = (
         red
         + 0.5 * _blob(ax, 0, p["chin_y"] - 0.1, 0.15, 0.1)
         - 0.4 * _blob(ax, 0, -0.5, 0.5, 0.2)
     )
+    red = p["blush"] * red
     grain = 0.15 * _noise(rng, 110, 120, smooth=False)
     beard_line = (
         0.62
@@ -225,7 +252,7 @@ def build_head(p: Params) -> dict[str, np.ndarray]:
     `paint` [NY, NS, 5] (hair cover, strand noise, darkening, redness, beard).
     """
     rng = np.random.default_rng(np.random.SeedSequence([p["noise_seed"], 6002]))
-    skin2, ax, under, ear = _bare_head(p)
+    skin2, ax, under, ear = _bare_head(p, rng)
     cover, strands, hair = _hair(p, rng, skin2)
     return {
         "skin": skin2.astype(np.float32),

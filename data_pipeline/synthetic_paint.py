@@ -161,8 +161,8 @@ def _paint_eyes(p, m, colour, gloss, soft, x, y, front):
     eye += 0.8 * bell(spark_x / 0.013) * bell((gy + 0.024) / 0.013)
     colour = mix(colour, eye, inside)
     near = xp.exp(-((ex / (1.12 * width)) ** 8)) * front
-    colour = mix(colour, _LASH, 0.85 * bell((y - lid + 0.004) / 0.017) * near)
-    crease = 0.30 * bell((y - lid + 0.055) / 0.016) * near
+    colour = mix(colour, _LASH, p["lashes"] * bell((y - lid + 0.004) / 0.017) * near)
+    crease = p["crease"] * bell((y - lid + 0.055) / 0.016) * near
     waterline = 0.28 * bell((y - low - 0.006) / 0.014) * near
     colour *= (1 - crease) * (1 - waterline)
     return colour, gloss * (1 - inside)

@@ -83,10 +83,29 @@ def sample_identity(seed: int) -> Params:
     rgb = [np.interp(tone, np.arange(5), tones[:, c]) + u(-7, 7) for c in range(3)]
     p["skin"] = srgb(*rgb)
     p["lip"] = np.clip(
-        p["skin"] * np.array([u(0.70, 0.96), u(0.32, 0.50), u(0.36, 0.53)]), 0.01, 1
+        p["skin"]
+        * np.array([u(0.88, 1.0) - 0.07 * tone, u(0.32, 0.50), u(0.36, 0.53)]),
+        0.01,
+        1,
     ).astype(np.float32)
-    p["eye_bags"] = u(0, 1)
-    p["gloss"] = u(0.3, 1.0)
+    # Few are old; lines and grey hair come with age.
+    age = p["age"] = u(0, 1) ** 1.6
+    p["eye_bags"] = float(np.clip(u(-0.1, 0.8) + 0.5 * age, 0, 1.2))
+    p["mottle"] = u(0.008, 0.032) + 0.02 * age
+    p["blush"] = u(0.2, 1.6)
+    p["freckles"] = u(0.2, 0.6) if tone < 2 and rng.random() < 0.15 else 0.0
+    p["moles"] = np.stack(  # turn, height, size (0: none)
+        [u(-0.8, 0.8, 3), u(-0.6, 1.1, 3), u(0.016, 0.026, 3) * (u(0, 1, 3) < 0.25)], 1
+    ).astype(np.float32)
+    made_up = not male and rng.random() < 0.45
+    p["lashes"] = u(0.85, 1.1) if made_up else u(0.45, 0.85)
+    p["eye_shadow"] = u(0.1, 0.6) if made_up else 0.0
+    p["crease"] = u(0.0, 0.45)
+    p["relief"] = u(0.5, 1.5)
+    if made_up:
+        tint = np.array([u(0.85, 1.1), u(0.25, 0.75), u(0.4, 0.9)])
+        p["lip"] = (p["lip"] * tint).astype(np.float32)
+    p["gloss"] = u(0.2, 1.1)
     irises = [
         (86, 56, 34),
         (60, 38, 24),
@@ -101,8 +120,12 @@ def sample_identity(seed: int) -> Params:
     hairs = [(26, 20, 18), (52, 36, 26), (92, 62, 38), (150, 108, 62), (206, 170, 112)]
     hairs += [(134, 62, 32), (150, 148, 146), (214, 212, 208)]
     weights = [5, 4, 3, 2, 1.5, 1, 1, 0.7] if tone < 2.2 else [8, 4, 1, 0, 0, 0, 1, 0.5]
+    weights[6] += 9 * age**3
+    weights[7] += 9 * age**3
     choice = rng.choice(8, p=np.array(weights) / sum(weights))
     p["hair_colour"] = srgb(*(np.array(hairs[choice]) * u(0.8, 1.2)))
+    if rng.random() < 0.03:  # dyed
+        p["hair_colour"] = srgb(*u(20, 220, 3))
     brow_base = p["hair_colour"] if choice < 6 else srgb(90, 80, 74)
     p["brow_colour"] = (0.75 * brow_base + 0.02 * p["skin"]).astype(np.float32)
     styles = ["bald", "receding", "short", "crop", "bob", "long", "up", "afro"]
@@ -131,6 +154,7 @@ def sample_identity(seed: int) -> Params:
         else 0.0
     )
     p["hair_gloss"] = u(0.1, 0.6)
+    p["curl"] = 1.0 if style == "afro" else max(0.0, u(-0.8, 1.0))
     p["beard"] = u(0.25, 1.0) if male and rng.random() < 0.4 else 0.0
     p["moustache"] = p["beard"] if rng.random() < 0.8 else 0.0
     p["glasses"] = float(rng.random() < 0.18)
@@ -155,16 +179,19 @@ def sample_identity(seed: int) -> Params:
     side, up = u(-1.25, 1.25), u(0.15, 0.95)
     key = np.array([np.sin(side), -np.sin(up), np.cos(side) * np.cos(up) + 0.35])
     p["light"] = (key / np.linalg.norm(key)).astype(np.float32)
-    warmth = n(0.0, 0.08)
+    warmth = n(0.0, 0.09)
     # Cameras expose for the face: dark skin gets more light, if not all of it back.
-    exposure = (0.40 / float(p["skin"].mean())) ** 0.55
+    exposure = (0.40 / float(p["skin"].mean())) ** 0.6
     p["key"] = (
         exposure * u(0.75, 1.15) * np.array([1 + warmth, 1, 1 - warmth])
     ).astype(np.float32)
-    cool = n(0.0, 0.05)
+    cool = n(0.0, 0.09)
     p["ambient"] = (
         exposure * u(0.18, 0.46) * np.array([1 - cool, 1, 1 + cool])
     ).astype(np.float32)
+    # The camera's colours; few pictures are grey.
+    p["saturation"] = n(1.0, 0.16) * (rng.random() > 0.03)
+    p["gamma"] = n(0.5, 0.035)
     return p
 
 
