@@ -9,9 +9,9 @@ import numpy as np
 from data_pipeline import synthetic_grid as grid
 from data_pipeline import synthetic_paint as painting
 from data_pipeline.synthetic_grid import namespace
-from data_pipeline.synthetic_head import pose_surface
 from data_pipeline.synthetic_landmarks import head_landmarks
 from data_pipeline.synthetic_person import Params
+from data_pipeline.synthetic_pose import pose_surface
 
 _CAMERA = 14.0  # decimetres from the camera to the plane through the ears
 _PIVOT = np.array([0, 0.55, -0.10], np.float32)  # where the head turns on the neck
@@ -143,9 +143,9 @@ def _draw_head(p, m, head, skin, paint, picture, depth, plane, camera, hold):
         row, col = row[chosen], col[chosen]
     coarse = row // _COARSE * count + col // _COARSE
     t_near, t_far = hold((t_near, t_far))
-    near = xp.minimum(xp.take(t_near.reshape(-1), coarse), _FAR)
-    far = xp.maximum(xp.take(t_far.reshape(-1), coarse), near)
-    origin, ray = _rays(rotation, place, xp.take(plane, col), xp.take(plane, row))
+    near = xp.minimum(grid.take(t_near.reshape(-1), coarse), _FAR)
+    far = xp.maximum(grid.take(t_far.reshape(-1), coarse), near)
+    origin, ray = _rays(rotation, place, grid.take(plane, col), grid.take(plane, row))
     found, t = hold(
         grid.search(flat, origin, ray, near, far, _FINE_STEPS, nearest=False)
     )

@@ -28,6 +28,11 @@ def namespace(x):
     return x.__array_namespace__()
 
 
+def take(table, at):
+    """Rows of a table. Indices must be good: neither namespace then checks them."""
+    return namespace(table).take(table, at, axis=0, mode="clip")
+
+
 def grid_position(x, y, z):
     """Fractional (row, column) of points on the grid, clipped inside it."""
     xp = namespace(x)
@@ -45,9 +50,8 @@ def lookup(table, row, column):
     if table.ndim == 2:
         v, h = v[..., None], h[..., None]
     at = i * NS + j
-    xp = namespace(table)
-    a, b = xp.take(table, at, 0), xp.take(table, at + 1, 0)
-    c, d = xp.take(table, at + NS, 0), xp.take(table, at + (NS + 1), 0)
+    a, b = take(table, at), take(table, at + 1)
+    c, d = take(table, at + NS), take(table, at + (NS + 1))
     a = a + (b - a) * h
     c = c + (d - c) * h
     return a + (c - a) * v
@@ -80,7 +84,7 @@ def outside(table, origin, ray, t, *, nearest):
     if not nearest:
         return x * x + z * z - lookup(table, row, column)
     at = row.astype(np.int32) * NS + column.astype(np.int32)
-    return x * x + z * z - namespace(t).take(table, at)
+    return x * x + z * z - take(table, at)
 
 
 def search(table, origin, ray, near, far, steps, *, nearest):

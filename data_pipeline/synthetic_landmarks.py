@@ -3,7 +3,6 @@
 import numpy as np
 
 from data_pipeline.synthetic_grid import grid_position, lookup, namespace
-from data_pipeline.synthetic_head import jaw_follow, rest_heights
 from data_pipeline.synthetic_person import (
     Params,
     brow_line,
@@ -12,6 +11,7 @@ from data_pipeline.synthetic_person import (
     mouth_half,
     mouth_lines,
 )
+from data_pipeline.synthetic_pose import jaw_follow, rest_heights
 
 # Along the brow, from its outer end; along the eye, from its outer corner, two above,
 # the inner corner, two below; along the mouth, and which of its lines.
