@@ -53,7 +53,7 @@ def sample_identity(seed: int) -> Params:
         "nose_half": n(0.162, 0.026),
         "eye_x": n(0.319, 0.020),
         "eye_half": n(0.149, 0.013),
-        "eye_open": n(0.068, 0.013),
+        "eye_open": n(0.068, 0.014),
         "eye_tilt": n(0.010, 0.026),
         "eye_depth": n(0.055, 0.03),
         "iris": n(0.062, 0.004),
@@ -101,7 +101,7 @@ def sample_identity(seed: int) -> Params:
     p["lashes"] = u(0.85, 1.1) if made_up else u(0.45, 0.85)
     p["eye_shadow"] = u(0.1, 0.6) if made_up else 0.0
     p["crease"] = u(0.0, 0.45)
-    p["relief"] = u(0.5, 1.5)
+    p["relief"] = u(0.6, 1.6)
     if made_up:
         tint = np.array([u(0.85, 1.1), u(0.25, 0.75), u(0.4, 0.9)])
         p["lip"] = (p["lip"] * tint).astype(np.float32)
@@ -190,7 +190,7 @@ def sample_identity(seed: int) -> Params:
         exposure * u(0.18, 0.46) * np.array([1 - cool, 1, 1 + cool])
     ).astype(np.float32)
     # The camera's colours; few pictures are grey.
-    p["saturation"] = n(1.0, 0.16) * (rng.random() > 0.03)
+    p["saturation"] = n(0.96, 0.13) * (rng.random() > 0.03)
     p["gamma"] = n(0.5, 0.035)
     return p
 
