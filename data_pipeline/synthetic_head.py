@@ -1,9 +1,9 @@
-"""The surface of a synthetic head, on the grid of `synthetic_grid`."""
+"""The surface of a synthetic head at rest, on the grid of `synthetic_grid`."""
 
 import numpy as np
 
-from data_pipeline.synthetic_grid import NS, NY, THETA, Y_MAX, Y_MIN, Y
-from data_pipeline.synthetic_person import Params, jaw_drop, mouth_half, mouth_lines
+from data_pipeline.synthetic_grid import NS, NY, THETA, Y
+from data_pipeline.synthetic_person import Params
 
 
 def smoothstep(low, high, x):
@@ -56,7 +56,7 @@ def _blob(ax, cx, cy, sx, sy):
     return np.exp(-(((ax - cx) / sx) ** 2) - ((_Y - cy) / sy) ** 2)
 
 
-def _bare_head(p: Params):
+def _bare_head(p: Params, rng):
     """R2 of the skin at rest; |x| there; depth below the jaw's edge; the ears."""
     y, turn = _Y, _TURN
 
@@ -93,11 +93,13 @@ def _bare_head(p: Params):
          (ny - 0.07, p["nose_out"] * 0.9), (ny + 0.01, p["nose_out"]),
          (ny + 0.07, p["nose_out"] * 0.62), (ny + 0.12, 0.03), (ny + 0.18, 0)],
     )  # fmt: skip
-    nose_wide = rounded_curve(
+    nose_wide = p["nose_wide"] * rounded_curve(
         y, [(-0.1, 0.075), (0.2, 0.070), (ny, 0.095), (ny + 0.1, 0.10)]
     )
     bump = ridge * np.exp(-((ax / nose_wide) ** 2))
-    bump = bump + 0.085 * _blob(ax, p["nose_half"] - 0.035, ny + 0.045, 0.05, 0.055)
+    bump = bump + p["nose_wing"] * _blob(
+        ax, p["nose_half"] - 0.04, ny + 0.045, 0.05, 0.055
+    )
     bump = bump - p["eye_depth"] * _blob(ax, p["eye_x"] - 0.03, -0.02, 0.19, 0.13)
     bump = bump - 0.5 * p["eye_depth"] * _blob(ax, 0.16, 0.0, 0.07, 0.10)
     bump = bump + 0.040 * _blob(ax, p["eye_x"], 0.01, 0.11, 0.09)
@@ -108,6 +110,12 @@ def _bare_head(p: Params):
     bump = bump + p["chin_out"] * _blob(ax, 0.0, p["chin_y"] - 0.11, 0.16, 0.12)
     bump = bump - 0.012 * _blob(ax, 0.0, 0.62, 0.022, 0.06)
     bump = bump + 0.02 * _blob(ax, 0.0, p["mouth_y"], 0.24, 0.14)
+    bump = bump + 0.035 * p["age"] * _blob(ax, 0.46, p["mouth_y"] + 0.12, 0.13, 0.16)
+    bump = bump - 0.03 * p["age"] * _blob(ax, 0.50, p["mouth_y"] - 0.18, 0.12, 0.12)
+    # What no name is given to: flesh and bone are uneven, the same on both sides.
+    relief = _noise(rng, 10, 12, smooth=True)
+    relief = (relief + relief[:, ::-1]) * smoothstep(1.5, 1.1, turn)
+    bump = bump + 0.0085 * p["relief"] * relief
     ear_y = (y - 0.13) / 0.36
     ear = np.exp(-(((turn - 1.66 - 0.05 * ear_y) / 0.15) ** 4)) * np.clip(
         1 - ear_y**2, 0, 1
@@ -123,6 +131,8 @@ def _hair(p: Params, rng, skin2):
     strands = 0.6 * _noise(rng, 3, 70, smooth=True) + 0.4 * _noise(
         rng, 6, 130, smooth=True
     )
+    curls = _noise(rng, 40, 56, smooth=True)
+    strands = strands + p["curl"] * (curls - strands)
     side = 0.02 + 0.12 * float(rng.uniform(-1, 1))
     swept = float(rng.uniform(0, 0.35)) * (p["fringe"] < 0.1)
     line = rounded_curve(
@@ -160,7 +170,7 @@ def _hair(p: Params, rng, skin2):
 
 
 def _paint(p: Params, rng, ax, under, ear, cover, strands):
-    """What the skin's colour is made of, [NY * NS, 5]; see `build_head`."""
+    """What the skin's colour is made of, [NY, NS, 5]; see `build_head`."""
     y, turn, ny = _Y, _TURN, p["nose_y"]
     ear_y = (y - 0.13) / 0.36
     eye, mouth = p["eye_x"], p["mouth_y"]
@@ -182,7 +192,18 @@ def _paint(p: Params, rng, ax, under, ear, cover, strands):
     # Folds from the wings of the nose to the corners of the mouth.
     t = np.clip((y - 0.45) / (mouth - 0.42), 0, 1)
     fold = np.exp(-(((ax - 0.19 - 0.17 * t) / 0.035) ** 2)) * (t * (1 - t) * 4)
-    dark = dark + (0.10 + 0.10 * p["eye_bags"]) * fold
+    dark = dark + (0.06 + 0.10 * p["eye_bags"] + 0.25 * p["age"]) * fold
+    # Lines of age: across the forehead, between the brows, beside the eyes.
+    wave = 0.03 * np.cos(3 * ax)
+    for height in (-0.36, -0.46, -0.56):
+        line = np.exp(-(((y - height - wave) / 0.018) ** 2)) * (turn < 0.9)
+        dark = dark + 0.13 * p["age"] ** 1.5 * line * smoothstep(0.45, 0.25, ax)
+    dark = dark + 0.2 * p["age"] * _blob(ax, 0.055, p["brow_y"] + 0.02, 0.018, 0.06)
+    feet = np.exp(-((((y - 0.02) * 3 - (ax - 0.5)) / 0.05) ** 2))
+    feet = feet + np.exp(-((((y - 0.02) * 3 + (ax - 0.5)) / 0.05) ** 2))
+    dark = dark + 0.15 * p["age"] * feet * smoothstep(0.08, 0.02, np.abs(ax - 0.56))
+    shadow = _blob(ax, p["eye_x"] + 0.02, -0.085, 0.15, 0.045)
+    dark = dark + p["eye_shadow"] * shadow
     # The colour reaches one cell further than the volume, its shadow two: skin
     # just below a wall of hair would catch light as a bright seam.
     seen = _widen(cover)
@@ -191,13 +212,21 @@ def _paint(p: Params, rng, ax, under, ear, cover, strands):
     if p["length"]:  # hanging hair is dark where it turns in behind the jaw
         inner = smoothstep(p["curtain"] + 0.35, p["curtain"], turn)
         dark = dark + 0.7 * hairs * inner * smoothstep(0.4, 1.1, y)
-    dark = dark + 0.03 * _noise(rng, 40, 50, smooth=True)
+    dark = dark + p["mottle"] * _noise(rng, 40, 50, smooth=True)
+    dark = dark + 0.5 * p["mottle"] * _noise(rng, 8, 9, smooth=True)
+    spots = np.clip(_noise(rng, 150, 150, smooth=False) - 1.0, 0, 1.2)
+    dark = dark + p["freckles"] * spots * _blob(ax, 0.30, 0.32, 0.32, 0.26)
+    for mole_turn, mole_y, mole_size in p["moles"]:
+        if mole_size:
+            away = (THETA[None] - mole_turn) ** 2 + (y - mole_y) ** 2
+            dark = dark + 1.2 * np.exp(-away / mole_size**2)
     red = _blob(ax, 0.44, 0.33, 0.17, 0.17) + 0.9 * _blob(ax, 0, ny, 0.13, 0.09) + ear
     red = (
         red
         + 0.5 * _blob(ax, 0, p["chin_y"] - 0.1, 0.15, 0.1)
         - 0.4 * _blob(ax, 0, -0.5, 0.5, 0.2)
     )
+    red = p["blush"] * red
     grain = 0.15 * _noise(rng, 110, 120, smooth=False)
     beard_line = (
         0.62
@@ -213,90 +242,20 @@ def _paint(p: Params, rng, ax, under, ear, cover, strands):
     )
     beard = np.maximum(beard, p["moustache"] * moustache * np.clip(0.9 + grain, 0, 1))
     channels = np.broadcast_arrays(seen, strands, dark, red, beard)
-    return np.stack(channels, axis=-1).reshape(NY * NS, 5).astype(np.float32)
+    return np.stack(channels, axis=-1).astype(np.float32)
 
 
 def build_head(p: Params) -> dict[str, np.ndarray]:
     """Everything about the surface that no motion changes, on the grid [NY, NS].
 
-    Returns `skin` (R2 of the bare head at rest), `hair` (R2 the hair adds),
-    `paint` [NY * NS, 5] (hair cover, strand noise, darkening, redness, beard)
-    and `follow` [NS] (how far a column goes with the jaw, in [0, 1]).
+    Returns `skin` (R2 of the bare head at rest), `hair` (R2 the hair adds) and
+    `paint` [NY, NS, 5] (hair cover, strand noise, darkening, redness, beard).
     """
     rng = np.random.default_rng(np.random.SeedSequence([p["noise_seed"], 6002]))
-    skin2, ax, under, ear = _bare_head(p)
+    skin2, ax, under, ear = _bare_head(p, rng)
     cover, strands, hair = _hair(p, rng, skin2)
     return {
         "skin": skin2.astype(np.float32),
         "hair": hair.astype(np.float32),
         "paint": _paint(p, rng, ax, under, ear, cover, strands),
-        "follow": jaw_follow(THETA),
     }
-
-
-def jaw_follow(theta):
-    """How far skin at this angle goes with the jaw: all in front, none at the ear."""
-    return smoothstep(1.65, 0.75, np.abs(theta)).astype(np.float32)
-
-
-def rest_heights(p: Params, drop: float) -> np.ndarray:
-    """Rest height of the skin now at each row of the grid, [NY] decimetres."""
-    lip = p["mouth_y"]
-    rest = [
-        -9,
-        lip - 0.22,
-        lip + 0.02,
-        lip + 0.1,
-        p["chin_y"] + 0.05,
-        p["chin_y"] + 0.9,
-    ]
-    now = np.array([0, 0, 0.35, 0.97, 1, 1]) * drop + np.array(rest)
-    return np.interp(Y, now, rest).astype(np.float32)
-
-
-def pose_surface(p: Params, head: dict[str, np.ndarray], m) -> dict[str, np.ndarray]:
-    """The surface under one frame's expression.
-
-    Args:
-      m: dict of floats, one frame of a motion.
-
-    Returns:
-      `skin` R2 without hair [NY, NS], `rest_row` the row at rest of each row's
-      jaw-bound skin [NY].
-    """
-    rest_row = (rest_heights(p, float(jaw_drop(m))) - Y_MIN) * (
-        (NY - 1) / (Y_MAX - Y_MIN)
-    )
-    rest_row = np.clip(rest_row, 0, NY - 1.001).astype(np.float32)
-    i = rest_row.astype(np.int32)
-    f = (rest_row - i)[:, None]
-    base = head["skin"]
-    first = int((p["mouth_y"] - 0.25 - Y_MIN) * ((NY - 1) / (Y_MAX - Y_MIN)))
-    warped = base[i[first:]] * (1 - f[first:]) + base[i[first:] + 1] * f[first:]
-    skin = base.copy()
-    skin[first:] += head["follow"] * (warped - base[first:])
-
-    # Bumps that move: lips, the open mouth's hollow, cheeks of a smile. Each is
-    # a row profile times a column profile, so all of them are one product.
-    upper_out, upper, lower, lower_out = (float(v) for v in mouth_lines(p, m, 0.0))
-    half = float(mouth_half(p, m))
-    x = np.sin(THETA) * 0.93
-    lips = np.clip(1 - (x / half) ** 2, 0, 1)
-    cheeks = np.exp(-(((np.abs(x) - 0.42) / 0.15) ** 2))
-
-    def row(cy, sigma):
-        return np.exp(-(((Y - cy) / sigma) ** 2))
-
-    rows = np.stack(
-        [
-            0.075 * row((upper_out + upper) / 2, 0.5 * (upper - upper_out) + 0.012),
-            0.090 * row((lower + lower_out) / 2, 0.5 * (lower_out - lower) + 0.012),
-            -0.30
-            * m["mouth_open"]
-            * row((upper + lower) / 2, 0.4 * (lower - upper) + 0.02),
-            0.09 * max(m["smile"], -0.2) * row(0.42, 0.15),
-        ]
-    ).astype(np.float32)
-    cols = np.stack([lips, lips, lips, cheeks]).astype(np.float32)
-    skin += rows.T @ cols
-    return {"skin": skin, "rest_row": rest_row}

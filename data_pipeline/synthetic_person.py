@@ -9,6 +9,8 @@ lengths are decimetres of the head frame (see `synthetic_head`).
 
 import numpy as np
 
+from data_pipeline.synthetic_grid import namespace
+
 Params = dict[str, np.ndarray | float | str]
 
 _MOUTH_INNER = 0.86  # where the lips part, as a fraction of the mouth's half width
@@ -32,42 +34,46 @@ def sample_identity(seed: int) -> Params:
     male = rng.random() < 0.5
     p: Params = {
         "noise_seed": int(rng.integers(2**31)),
-        "face_width": n(0.745, 0.035),
-        "temple": n(0.95, 0.025),
-        "jaw": n(0.83 if male else 0.785, 0.045),
-        "jaw_square": n(2.3 if male else 2.0, 0.25),
-        "gonion_y": n(0.62, 0.06),
-        "chin_y": n(1.19 if male else 1.14, 0.045),
-        "chin_out": n(0.04, 0.025),
-        "crown_y": n(-1.17, 0.04),
-        "depth": n(0.97, 0.03),
-        "forehead": n(0.97, 0.02),
-        "cheek": n(0.025, 0.02),
-        "fullness": n(0.0, 0.02),
-        "nose_y": n(0.43, 0.03),
-        "nose_out": n(0.235 if male else 0.205, 0.03),
-        "nose_bridge": n(0.075, 0.025),
-        "nose_half": n(0.155, 0.018),
-        "eye_x": n(0.318, 0.014),
-        "eye_half": n(0.157, 0.010),
-        "eye_open": n(0.064, 0.008),
-        "eye_tilt": n(0.010, 0.015),
-        "eye_depth": n(0.055, 0.018),
-        "iris": n(0.062, 0.003),
-        "brow_y": n(-0.200 if male else -0.220, 0.022),
-        "brow_arch": n(0.035, 0.015),
-        "brow_thick": n(0.046 if male else 0.034, 0.008),
-        "brow_ridge": n(0.035 if male else 0.015, 0.01),
-        "mouth_y": n(0.755, 0.022),
-        "mouth_half": n(0.262, 0.020),
-        "lip_upper": n(0.070, 0.016),
-        "lip_lower": n(0.090, 0.018),
-        "ear_out": n(0.11, 0.03),
-        "asymmetry": n(0.0, 0.008),
+        "face_width": n(0.745, 0.052),
+        "temple": n(0.95, 0.04),
+        "jaw": n(0.84 if male else 0.79, 0.07),
+        "jaw_square": n(2.3 if male else 2.0, 0.35),
+        "gonion_y": n(0.62, 0.08),
+        "chin_out": n(0.04, 0.035),
+        "crown_y": n(-1.17, 0.05),
+        "depth": n(0.97, 0.04),
+        "forehead": n(0.97, 0.03),
+        "cheek": n(0.03, 0.03),
+        "fullness": n(0.01, 0.035),
+        "nose_y": n(0.425, 0.038),
+        "nose_out": n(0.23 if male else 0.205, 0.045),
+        "nose_bridge": n(0.075, 0.04),
+        "nose_wide": n(1.12, 0.17),
+        "nose_wing": n(0.088, 0.02),
+        "nose_half": n(0.162, 0.026),
+        "eye_x": n(0.319, 0.020),
+        "eye_half": n(0.149, 0.013),
+        "eye_open": n(0.068, 0.014),
+        "eye_tilt": n(0.010, 0.026),
+        "eye_depth": n(0.055, 0.03),
+        "iris": n(0.062, 0.004),
+        "brow_y": n(-0.185 if male else -0.205, 0.027),
+        "brow_arch": n(0.048, 0.024),
+        "brow_thick": n(0.052 if male else 0.040, 0.013),
+        "brow_ridge": n(0.035 if male else 0.015, 0.016),
+        "mouth_half": n(0.272, 0.032),
+        "lip_upper": n(0.070, 0.024),
+        "lip_lower": n(0.092, 0.026),
+        "ear_out": n(0.11, 0.045),
+        "asymmetry": n(0.0, 0.011),
         "neck": n(0.49 if male else 0.42, 0.03),
         "framing": n(1.0, 0.035),
         "frame_y": n(0.27, 0.035),
     }
+
+    # From the nose down everything follows what is above it, as in real faces.
+    p["mouth_y"] = p["nose_y"] + 0.118 + n(0.207, 0.028)
+    p["chin_y"] = p["mouth_y"] + n(0.445 if male else 0.41, 0.042)
 
     # Skin: a path through light, olive, brown, dark tones, with some scatter.
     tones = np.array(
@@ -77,10 +83,29 @@ def sample_identity(seed: int) -> Params:
     rgb = [np.interp(tone, np.arange(5), tones[:, c]) + u(-7, 7) for c in range(3)]
     p["skin"] = srgb(*rgb)
     p["lip"] = np.clip(
-        p["skin"] * np.array([u(0.78, 1.0), u(0.34, 0.52), u(0.38, 0.55)]), 0.01, 1
+        p["skin"]
+        * np.array([u(0.88, 1.0) - 0.07 * tone, u(0.32, 0.50), u(0.36, 0.53)]),
+        0.01,
+        1,
     ).astype(np.float32)
-    p["eye_bags"] = u(0, 1)
-    p["gloss"] = u(0.3, 1.0)
+    # Few are old; lines and grey hair come with age.
+    age = p["age"] = u(0, 1) ** 1.6
+    p["eye_bags"] = float(np.clip(u(-0.1, 0.8) + 0.5 * age, 0, 1.2))
+    p["mottle"] = u(0.008, 0.032) + 0.02 * age
+    p["blush"] = u(0.2, 1.6)
+    p["freckles"] = u(0.2, 0.6) if tone < 2 and rng.random() < 0.15 else 0.0
+    p["moles"] = np.stack(  # turn, height, size (0: none)
+        [u(-0.8, 0.8, 3), u(-0.6, 1.1, 3), u(0.016, 0.026, 3) * (u(0, 1, 3) < 0.25)], 1
+    ).astype(np.float32)
+    made_up = not male and rng.random() < 0.45
+    p["lashes"] = u(0.85, 1.1) if made_up else u(0.45, 0.85)
+    p["eye_shadow"] = u(0.1, 0.6) if made_up else 0.0
+    p["crease"] = u(0.0, 0.45)
+    p["relief"] = u(0.6, 1.6)
+    if made_up:
+        tint = np.array([u(0.85, 1.1), u(0.25, 0.75), u(0.4, 0.9)])
+        p["lip"] = (p["lip"] * tint).astype(np.float32)
+    p["gloss"] = u(0.2, 1.1)
     irises = [
         (86, 56, 34),
         (60, 38, 24),
@@ -95,8 +120,12 @@ def sample_identity(seed: int) -> Params:
     hairs = [(26, 20, 18), (52, 36, 26), (92, 62, 38), (150, 108, 62), (206, 170, 112)]
     hairs += [(134, 62, 32), (150, 148, 146), (214, 212, 208)]
     weights = [5, 4, 3, 2, 1.5, 1, 1, 0.7] if tone < 2.2 else [8, 4, 1, 0, 0, 0, 1, 0.5]
+    weights[6] += 9 * age**3
+    weights[7] += 9 * age**3
     choice = rng.choice(8, p=np.array(weights) / sum(weights))
     p["hair_colour"] = srgb(*(np.array(hairs[choice]) * u(0.8, 1.2)))
+    if rng.random() < 0.03:  # dyed
+        p["hair_colour"] = srgb(*u(20, 220, 3))
     brow_base = p["hair_colour"] if choice < 6 else srgb(90, 80, 74)
     p["brow_colour"] = (0.75 * brow_base + 0.02 * p["skin"]).astype(np.float32)
     styles = ["bald", "receding", "short", "crop", "bob", "long", "up", "afro"]
@@ -125,11 +154,13 @@ def sample_identity(seed: int) -> Params:
         else 0.0
     )
     p["hair_gloss"] = u(0.1, 0.6)
+    p["curl"] = 1.0 if style == "afro" else max(0.0, u(-0.8, 1.0))
     p["beard"] = u(0.25, 1.0) if male and rng.random() < 0.4 else 0.0
     p["moustache"] = p["beard"] if rng.random() < 0.8 else 0.0
     p["glasses"] = float(rng.random() < 0.18)
     p["glasses_colour"] = srgb(*(np.array([1, 0.9, 0.8]) * u(15, 90)))
-    p["glasses_half"] = np.array([u(0.21, 0.25), u(0.14, 0.20)], np.float32)
+    p["glasses_half"] = np.array([u(0.22, 0.28), u(0.15, 0.23)], np.float32)
+    p["glasses_rim"] = u(0.006, 0.015)
 
     # Clothes and background.
     p["cloth"] = srgb(*(u(15, 200) + u(-45, 45, 3) * u(0, 1)))
@@ -148,18 +179,23 @@ def sample_identity(seed: int) -> Params:
     side, up = u(-1.25, 1.25), u(0.15, 0.95)
     key = np.array([np.sin(side), -np.sin(up), np.cos(side) * np.cos(up) + 0.35])
     p["light"] = (key / np.linalg.norm(key)).astype(np.float32)
-    warmth = n(0.0, 0.08)
-    p["key"] = (u(0.75, 1.15) * np.array([1 + warmth, 1, 1 - warmth])).astype(
-        np.float32
-    )
-    cool = n(0.0, 0.05)
-    p["ambient"] = (u(0.16, 0.46) * np.array([1 - cool, 1, 1 + cool])).astype(
-        np.float32
-    )
+    warmth = n(0.0, 0.09)
+    # Cameras expose for the face: dark skin gets more light, if not all of it back.
+    exposure = (0.40 / float(p["skin"].mean())) ** 0.6
+    p["key"] = (
+        exposure * u(0.75, 1.15) * np.array([1 + warmth, 1, 1 - warmth])
+    ).astype(np.float32)
+    cool = n(0.0, 0.09)
+    p["ambient"] = (
+        exposure * u(0.18, 0.46) * np.array([1 - cool, 1, 1 + cool])
+    ).astype(np.float32)
+    # The camera's colours; few pictures are grey.
+    p["saturation"] = n(0.96, 0.13) * (rng.random() > 0.03)
+    p["gamma"] = n(0.5, 0.035)
     return p
 
 
-def jaw_drop(m) -> np.ndarray:
+def jaw_drop(m):
     """How far the chin goes down, decimetres."""
     return 0.30 * m["mouth_open"]
 
@@ -172,18 +208,19 @@ def mouth_half(p: Params, m):
 
 def mouth_lines(p: Params, m, x):
     """Heights y of outer upper, inner upper, inner lower, outer lower lip at x."""
+    xp = namespace(m["mouth_open"])
     half = mouth_half(p, m)
-    c = np.clip(np.abs(x) / half, 0, 1)
+    c = xp.clip(xp.abs(x) / half, 0, 1)
     round_ = 1 - c * c
     middle = p["mouth_y"] + 0.10 * jaw_drop(m) + p["asymmetry"] * x
     middle = middle + (-0.004 - 0.075 * m["smile"] + 0.06 * jaw_drop(m)) * c * c
-    inner = np.clip(1 - (c / _MOUTH_INNER) ** 2, 0, 1) ** 0.8
+    inner = xp.clip(1 - (c / _MOUTH_INNER) ** 2, 0, 1) ** 0.8
     gap = 0.36 * m["mouth_open"] * inner
     pout = 1 - 0.12 * m["mouth_wide"] - 0.18 * m["smile"]
     bow = (
         1
-        - 0.22 * np.exp(-((x / 0.035) ** 2))
-        + 0.10 * np.exp(-(((c - 0.3) / 0.2) ** 2))
+        - 0.22 * xp.exp(-((x / 0.035) ** 2))
+        + 0.10 * xp.exp(-(((c - 0.3) / 0.2) ** 2))
     )
     upper = middle - 0.12 * gap
     lower = middle + 0.88 * gap
@@ -197,26 +234,25 @@ def mouth_lines(p: Params, m, x):
 
 def lid_lines(p: Params, m, ex):
     """Heights y of the upper and lower lid at ex, outward from the eye's centre."""
-    c = np.clip(ex / p["eye_half"], -1, 1)
+    xp = namespace(m["blink"])
+    c = xp.clip(ex / p["eye_half"], -1, 1)
     axis = 0.012 - p["eye_tilt"] * c
-    narrow = 1 - 0.25 * np.maximum(m["smile"], 0) + 0.12 * m["brow"]
-    lower = axis + 0.60 * p["eye_open"] * narrow * (1 - np.abs(c) ** 2.4)
+    narrow = 1 - 0.25 * xp.maximum(m["smile"], 0) + 0.12 * m["brow"]
+    lower = axis + 0.60 * p["eye_open"] * narrow * (1 - xp.abs(c) ** 2.8)
     # The inner part of the upper lid is steeper than the outer.
     skew = c + 0.18 * (1 - c * c)
-    upper = axis - 1.28 * p["eye_open"] * narrow * (1 - np.abs(skew) ** 2.4)
-    upper = np.minimum(upper + 0.3 * p["eye_open"] * np.maximum(m["gaze_y"], 0), lower)
+    upper = axis - 1.28 * p["eye_open"] * narrow * (1 - xp.abs(skew) ** 2.8)
+    upper = xp.minimum(upper + 0.3 * p["eye_open"] * xp.maximum(m["gaze_y"], 0), lower)
     return upper + (lower - upper) * m["blink"], lower
 
 
 def brow_line(p: Params, m, ax):
     """Centre height and half thickness of the brow at |x| = ax, and its two ends."""
+    xp = namespace(m["brow"])
     inner, outer = 0.125, p["eye_x"] + 0.275
-    b = np.clip((ax - inner) / (outer - inner), 0, 1)
-    frown = np.minimum(m["brow"], 0)
-    y = p["brow_y"] - 0.085 * m["brow"] - 0.05 * frown * (b - 0.4)
-    y = (
-        y
-        - p["brow_arch"] * (1 - ((b - 0.55) / 0.55) ** 2)
-        + 0.07 * np.maximum(b - 0.6, 0)
-    )
+    b = xp.clip((ax - inner) / (outer - inner), 0, 1)
+    y = p["brow_y"] - 0.085 * m["brow"]
+    y = y - 0.05 * xp.minimum(m["brow"], 0) * (b - 0.4)
+    arch = 1 - ((b - 0.55) / 0.55) ** 2
+    y = y - p["brow_arch"] * arch + 0.07 * xp.maximum(b - 0.6, 0)
     return y, p["brow_thick"] * (1.05 - 0.75 * b * b), inner, outer

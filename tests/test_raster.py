@@ -51,12 +51,12 @@ def test_lines_are_two_pixels_wide_at_256_and_one_at_least():
 def test_eyes_and_lips_are_closed_curves_and_the_jaw_is_open():
     raster = draw_raster(FACE, 256)
 
-    def drawn_between(a, b):
-        x, y = np.round((FACE[a] + FACE[b]) / 2).astype(int)
+    def drawn_between(a, b, part=0.5):
+        x, y = np.round(FACE[a] + part * (FACE[b] - FACE[a])).astype(int)
         return raster[y, x].max() > 60
 
     assert drawn_between(41, 36) and drawn_between(47, 42) and drawn_between(59, 48)
-    assert not drawn_between(0, 16)
+    assert not drawn_between(0, 16, 0.1)  # halfway there may be the nose
 
 
 def test_inner_lips_carry_the_opening():
@@ -87,7 +87,7 @@ def test_mirrored_landmarks_give_the_mirrored_drawing():
     mirrored = FACE.copy()
     mirrored[:, 0] = 255 - FACE[:, 0]
     a, b = draw_raster(FACE, 256), draw_raster(mirrored, 256)
-    np.testing.assert_array_equal(a[:, ::-1], b)
+    assert np.abs(a[:, ::-1].astype(int) - b).max() <= 1  # by rounding
 
 
 @pytest.mark.parametrize("bad", [np.zeros((5, 2)), np.full((68, 2), np.nan)])

@@ -132,8 +132,9 @@ def test_turning_hides():
     person = symmetric(3) | {"glasses": 0.0}
     frames, points = synthetic.render(person, motion(2, yaw=[0.0, 1.2]), 256)
     assert points[1, 45, 0] < points[1, 30, 0]
-    white = [0.5 * (p[45] + p[44]) for p in points]
-    assert patch(frames[0], *white[0], 1).sum() > 240
+    white = patch(frames[0], *points[0, 44:47].mean(0), 1)
+    lid = patch(frames[0], *points[0, 43:45].mean(0), 1)
+    assert white.sum() > 1.3 * lid.sum()
 
 
 def test_mouth_opens():
@@ -184,6 +185,16 @@ def test_paint_lies_under_the_landmarks(seed):
     assert lip[0] / lip[1] > cheek[0] / cheek[1]
 
 
+def test_eyes_lean_with_their_landmarks():
+    person = synthetic.sample_identity(2) | {"asymmetry": 0.04, "glasses": 0.0}
+    (frame,), (points,) = synthetic.render(person, motion(), 256)
+    eyes = points[36:42].mean(0), points[42:48].mean(0)
+    assert eyes[1][1] - eyes[0][1] > 4
+    for x, y in eyes:
+        pupil = patch(frame, x, y, 1).sum()
+        assert pupil < 0.6 * max(patch(frame, x + d, y, 1).sum() for d in (-8, 8))
+
+
 def test_chin_is_on_the_outline():
     """Under the chin's point the neck is in shadow: the picture darkens there."""
     for seed in (1, 2, 4):
@@ -229,5 +240,5 @@ def test_dlib_agrees():
                 between_eyes = np.linalg.norm(points[36] - points[45])
                 error = np.linalg.norm(seen - points, axis=1).mean()
                 errors.append(error / between_eyes)
-    assert len(errors) >= 0.9 * total
-    assert np.mean(errors) < 0.08
+    assert len(errors) >= 0.95 * total
+    assert np.mean(errors) < 0.06
