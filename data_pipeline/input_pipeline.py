@@ -147,8 +147,8 @@ class Records:
         def read(step):
             """The episodes of one step, undecoded, see `decoded_batches`.
 
-            There are no landmarks (P = 0) if nothing is to be drawn with them. No
-            episodes tell that there was a failure.
+            Landmarks with which nothing is to be drawn are 0: reading them takes
+            longest. No episodes tell that there was a failure.
             """
             video_index, frame_index = episodes.draw_episodes(seed, step, *arguments)
             positions = range(step * batch_size, (step + 1) * batch_size)
@@ -163,7 +163,7 @@ class Records:
             except InputError as error:
                 failures.append(error)
                 none = np.zeros((0, shape[1]), object)
-                points = np.zeros((0, shape[1], 0, 2), np.float32)
+                points = np.zeros((0, shape[1], 68, 2), np.float32)
                 return np.zeros(0, np.int32), none, none, points
             videos, frames, rasters, points = zip(*drawn)
             # As objects: numpy would strip the zeros at the end of strings.
@@ -262,7 +262,7 @@ class Records:
             if not bad and (example := self._read(video, landmarks)) is not None:
                 self.num_replaced += attempt > 1
                 frames, rasters = example["frames"], example["rasters"]
-                none = np.zeros((len(frames), 0, 2), np.float32)
+                none = np.zeros((len(frames), 68, 2), np.float32)
                 return (
                     video,
                     [frames[i] for i in frame_index],

@@ -65,7 +65,7 @@ def decoded_batches(
 
     Args:
       read: step -> videos int32 [B], JPEG files [B, K + 1], PNG files [B, K + 1] and
-        landmarks float32 [B, K + 1, P, 2]; it must not raise, or TensorFlow prints
+        landmarks float32 [B, K + 1, 68, 2]; it must not raise, or TensorFlow prints
         pages. Runs in TensorFlow's threads.
       start_step: the first step.
       shape: (B, K + 1).
@@ -81,7 +81,7 @@ def decoded_batches(
         videos.set_shape([None])
         frames.set_shape([None, shape[1]])
         rasters.set_shape([None, shape[1]])
-        landmarks.set_shape([None, shape[1], None, 2])
+        landmarks.set_shape([None, shape[1], 68, 2])
         return videos, frames, rasters, landmarks
 
     def decode(video, frames, rasters, landmarks):
