@@ -23,6 +23,9 @@ def paper() -> ConfigDict:
                 "num_videos": 0,  # synthetic only
                 "frames_per_video": 0,  # synthetic only
                 "max_damaged": 0.01,  # share of the records that may be replaced
+                # Strength, up to 1, with which every episode is made one of somebody
+                # else: another face shape, other colours. 0: the paper.
+                "identity_augmentation": 0.0,
             },
             "raster": {"line_width": 2.0, "inner_lips": True, "version": 1},
             "model": {

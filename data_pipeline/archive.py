@@ -17,9 +17,12 @@ import numpy as np
 
 from data_pipeline import episodes, packing, raster, safe_files, voxceleb, workers
 from data_pipeline.errors import InputError
+from data_pipeline.identity_augmentation import augment_batch, check_strength
 from data_pipeline.raster import RasterStyle
+from data_pipeline.read_ahead import read_ahead
 
 MAX_BYTES = 2**36  # of frames and rasters in memory
+AHEAD = 4  # batches of augmented episodes made before their turn
 _FORMAT = 1
 _STYLE = RasterStyle()
 
@@ -68,16 +71,26 @@ class Archive:
         num_support: int,
         process_index: int = 0,
         process_count: int = 1,
+        identity_augmentation: float = 0.0,
     ) -> Iterator[dict[str, np.ndarray]]:
         """Endless batches (see `episodes`) from `start_step` on.
 
-        `batch_size` is global; each process gets its contiguous part of it.
+        Args:
+          batch_size: global; each process gets its contiguous part of it.
+          identity_augmentation: strength in [0, 1], see `augment_batch`; above 0 a
+            thread makes the batches ahead of their use.
 
         Raises:
-          InputError: no video is long enough, or the processes do not divide the
-            batch.
+          InputError: no video is long enough, the processes do not divide the batch,
+            or the strength is out of range.
         """
+        check_strength(identity_augmentation)
         part = episodes.process_slice(batch_size, process_index, process_count)
+        arguments = (seed, start_step, batch_size, num_support, part)
+        batches = self._batches(*arguments, identity_augmentation)
+        return read_ahead(batches, AHEAD) if identity_augmentation else batches
+
+    def _batches(self, seed, start_step, batch_size, num_support, part, strength):
         step = start_step
         while True:
             video_index, frame_index = episodes.draw_episodes(
@@ -86,13 +99,17 @@ class Archive:
             video_index, frame_index = video_index[part], frame_index[part]
             rows = self.video_offset[video_index][:, None] + frame_index
             supports, target = rows[:, :-1], rows[:, -1]
-            yield {
+            batch = {
                 "support_frames": self.frames[supports],  # [B, K, H, W, 3]
                 "support_rasters": self.rasters[supports],
                 "target_frame": self.frames[target],  # [B, H, W, 3]
                 "target_raster": self.rasters[target],
                 "video_index": video_index,  # [B]
             }
+            position = step * batch_size + part.start
+            yield augment_batch(
+                batch, self.landmarks[rows], seed, position, strength, self.style
+            )
             step += 1
 
     def select(self, video_indices: Sequence[int]) -> Archive:

@@ -96,7 +96,8 @@ def _warp(photo, source, target, matrix):
     knots = np.concatenate([target, anchors]) / size
     offsets = np.concatenate([source - target, np.zeros_like(anchors)])
     places = places + _thin_plate(knots, offsets, places / size)
-    return _sample_bicubic(photo, places).reshape(size, size, 3)
+    colours = geometry.sample(photo, *places.T).T.reshape(size, size, 3)
+    return np.clip(colours + 0.5, 0, 255).astype(np.uint8)
 
 
 def _thin_plate(knots, values, points):
@@ -115,29 +116,6 @@ def _thin_plate(knots, values, points):
     solution = np.linalg.solve(system, np.concatenate([values, np.zeros((3, 2))]))
     affine = solution[n] + points @ solution[n + 1 :]
     return bending(points, knots) @ solution[:n] + affine
-
-
-def _sample_bicubic(image, points):
-    """Catmull-Rom samples of uint8 [S, S, 3] at points [p, 2]; the border repeats."""
-    last = len(image) - 1
-    base = np.floor(points).astype(int)
-    t = points - base  # [p, 2]
-    weights = np.stack(
-        [
-            t * (-0.5 + t * (1 - 0.5 * t)),
-            1 + t * t * (1.5 * t - 2.5),
-            t * (0.5 + t * (2 - 1.5 * t)),
-            t * t * (0.5 * t - 0.5),
-        ]
-    )  # [4, p, 2]
-    total = 0.0
-    for j in range(4):
-        rows = np.clip(base[:, 1] + j - 1, 0, last)
-        for i in range(4):
-            columns = np.clip(base[:, 0] + i - 1, 0, last)
-            weight = weights[i, :, 0] * weights[j, :, 1]
-            total = total + weight[:, None] * image[rows, columns]
-    return np.clip(total + 0.5, 0, 255).astype(np.uint8)
 
 
 def augment_all(

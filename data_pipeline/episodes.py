@@ -21,9 +21,9 @@ import numpy as np
 
 from data_pipeline.errors import InputError
 
-# Keep the uses of a seed apart: the order of videos, the choice of frames, and the
-# episodes that stand in for damaged ones.
-_ORDER, _FRAMES, _SUBSTITUTE = 0, 1, 2
+# Keep the uses of a seed apart: the order of videos, the choice of frames, the
+# episodes that stand in for damaged ones, and what becomes of the person in them.
+_ORDER, _FRAMES, _SUBSTITUTE, IDENTITY = range(4)
 
 
 def draw_episodes(

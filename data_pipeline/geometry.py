@@ -102,6 +102,49 @@ def crop(image: np.ndarray, box: Box, size: int) -> np.ndarray:
     return np.asarray(resized)
 
 
+def sample(frame: np.ndarray, x: np.ndarray, y: np.ndarray) -> np.ndarray:
+    """Catmull-Rom samples of a frame, which stay as sharp as it is.
+
+    Beyond the frame its border pixels are repeated, as in `crop`.
+
+    Args:
+      frame: uint8 [S, S, 3].
+      x, y: float [...], pixels.
+
+    Returns:
+      float32 [3, ...] in about 0..255: beside edges it overshoots.
+    """
+    size = len(frame)
+    shape = x.shape
+    x, y = (np.clip(v, 0, size - 1).astype(np.float32).ravel() for v in (x, y))
+    padded = np.pad(frame, ((1, 2), (1, 2), (0, 0)), "edge")
+    stride = size + 3
+    planes = padded.transpose(2, 0, 1).reshape(3, -1).astype(np.float32)
+    column, row = x.astype(np.intp), y.astype(np.intp)
+    corner = row * stride + column
+    across, down = _catmull_rom(x - column), _catmull_rom(y - row)
+    total = 0
+    for j in range(4):
+        line = 0
+        for i in range(4):
+            # Seen from there on, the pixels (i, j) away have the corner's index.
+            away = planes[:, j * stride + i :]
+            line = line + across[i] * away.take(corner, 1)
+        total = total + down[j] * line
+    return total.reshape(3, *shape)
+
+
+def _catmull_rom(t):
+    """Weights of the four samples around places t in [0, 1] after the second."""
+    t = t.astype(np.float32)
+    return (
+        t * (-0.5 + t * (1 - 0.5 * t)),
+        1 + t * t * (1.5 * t - 2.5),
+        t * (0.5 + t * (2 - 1.5 * t)),
+        t * t * (0.5 * t - 0.5),
+    )
+
+
 def to_crop(points: np.ndarray, box: Box, size: int) -> np.ndarray:
     """Points [..., 2] of the frame, in pixels of `crop(frame, box, size)`."""
     origin = np.array([box.left, box.top])

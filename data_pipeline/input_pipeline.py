@@ -17,7 +17,9 @@ import numpy as np
 
 from data_pipeline import archive, episodes, geometry, packing
 from data_pipeline.errors import InputError
+from data_pipeline.identity_augmentation import augment_batch, check_strength
 from data_pipeline.prepared import open_split
+from data_pipeline.read_ahead import read_ahead
 from data_pipeline.shards import AGAIN
 from data_pipeline.tf_reading import (
     ReadError,
@@ -100,6 +102,7 @@ class Records:
         num_support: int,
         process_index: int = 0,
         process_count: int = 1,
+        identity_augmentation: float = 0.0,
     ) -> Iterator[dict[str, np.ndarray]]:
         """Endless batches (see `episodes`) from `start_step` on, read ahead.
 
@@ -109,55 +112,75 @@ class Records:
 
         Args:
           batch_size: global; each process gets its contiguous part of it.
+          identity_augmentation: strength in [0, 1], see `augment_batch`.
 
         Raises:
           InputError: no video is long enough, the processes do not divide the batch,
-            or, while reading, more damage than `max_damaged` allows.
+            the strength is out of range, or, while reading, more damage than
+            `max_damaged` allows.
         """
+        check_strength(identity_augmentation)
         part = episodes.process_slice(batch_size, process_index, process_count)
         arguments = (batch_size, num_support, self.frames_per_video)
         episodes.draw_episodes(seed, start_step, *arguments)  # raises early
-        batches = self._batches(seed, start_step, batch_size, num_support, part)
+        batches = self._batches(
+            seed, start_step, batch_size, num_support, part, identity_augmentation
+        )
+        if identity_augmentation:
+            batches = read_ahead(batches, archive.AHEAD)
         _reading.add(batches)
         return batches
 
     def _batches(
-        self, seed: int, start_step: int, batch_size: int, num_support: int, part: slice
+        self,
+        seed: int,
+        start_step: int,
+        batch_size: int,
+        num_support: int,
+        part: slice,
+        strength: float,
     ) -> Iterator[dict[str, np.ndarray]]:
         arguments = (batch_size, num_support, self.frames_per_video)
         failures: list[InputError] = []  # TensorFlow hands on no exceptions of ours
         step, shape = start_step, (part.stop - part.start, num_support + 1)
 
         def read(step):
-            """The episodes of one step, undecoded: [B], [B, K + 1] bytes, the same.
+            """The episodes of one step, undecoded, see `decoded_batches`.
 
-            No episodes tell that there was a failure.
+            Landmarks with which nothing is to be drawn are 0: reading them takes
+            longest. No episodes tell that there was a failure.
             """
             video_index, frame_index = episodes.draw_episodes(seed, step, *arguments)
             positions = range(step * batch_size, (step + 1) * batch_size)
             try:
                 drawn = [
                     self._read_episode(
-                        seed, positions[b], video_index[b], frame_index[b]
+                        *(seed, positions[b], video_index[b], frame_index[b]),
+                        landmarks=strength > 0,
                     )
                     for b in range(batch_size)[part]
                 ]
             except InputError as error:
                 failures.append(error)
                 none = np.zeros((0, shape[1]), object)
-                return np.zeros(0, np.int32), none, none
-            videos, frames, rasters = zip(*drawn)
+                points = np.zeros((0, shape[1], 68, 2), np.float32)
+                return np.zeros(0, np.int32), none, none, points
+            videos, frames, rasters, points = zip(*drawn)
             # As objects: numpy would strip the zeros at the end of strings.
             frames, rasters = np.array(frames, object), np.array(rasters, object)
-            return np.array(videos, np.int32), frames, rasters
+            return np.array(videos, np.int32), frames, rasters, np.array(points)
 
         while not failures:
             try:
                 for batch in decoded_batches(read, step, shape, self.size):
-                    yield batch
+                    position = step * batch_size + part.start
+                    points = batch.pop("landmarks")
+                    yield augment_batch(
+                        batch, points, seed, position, strength, self.style
+                    )
                     step += 1
             except ReadError as error:
-                episode = read(step)
+                *episode, _ = read(step)
                 first = step * batch_size + part.start
                 if not failures and not self._undecodable_in(*episode, first):
                     raise InputError(
@@ -212,26 +235,39 @@ class Records:
     def _read(self, index: int, landmarks: bool = False) -> dict[str, Any] | None:
         """A record; None, and a note, if it is damaged."""
         try:
-            return self._prepared.read(index, landmarks)
+            example = self._prepared.read(index, landmarks)
+            if landmarks and not np.isfinite(example["landmarks"]).all():
+                where = self._prepared.reader.name_of(index)
+                raise InputError(
+                    f"{where} holds landmarks that are not finite; {AGAIN}"
+                )
+            return example
         except InputError as error:
             self.leave_out(index, str(error))
             return None
 
     def _read_episode(
-        self, seed: int, position: int, video: int, frame_index: np.ndarray
-    ) -> tuple[int, list[bytes], list[bytes]]:
+        self,
+        seed: int,
+        position: int,
+        video: int,
+        frame_index: np.ndarray,
+        landmarks: bool,
+    ) -> tuple[int, list[bytes], list[bytes], np.ndarray]:
         """The episode of one position or, if that cannot be read, its substitute."""
         num_support = len(frame_index) - 1
         for attempt in range(1, _ATTEMPTS):
             video = int(video)
             bad = (position, video) in self._undecodable
-            if not bad and (example := self._read(video)) is not None:
+            if not bad and (example := self._read(video, landmarks)) is not None:
                 self.num_replaced += attempt > 1
                 frames, rasters = example["frames"], example["rasters"]
+                none = np.zeros((len(frames), 68, 2), np.float32)
                 return (
                     video,
                     [frames[i] for i in frame_index],
                     [rasters[i] for i in frame_index],
+                    example.get("landmarks", none)[frame_index],
                 )
             video, frame_index = episodes.draw_substitute(
                 seed, position, attempt, num_support, self.frames_per_video
@@ -283,8 +319,6 @@ def archive_from_records(
     for index, example in records.examples():
         try:
             decoded = [packing.decode_jpeg(b, records.size) for b in example["frames"]]
-            if not np.isfinite(example["landmarks"]).all():
-                raise ValueError("landmarks that are not finite")
         except ValueError as error:
             problem = f"{records.path}: the record of {records.videos[index]} holds "
             records.leave_out(index, f"{problem}{error}; {AGAIN}")

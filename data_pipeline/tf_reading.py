@@ -64,25 +64,27 @@ def decoded_batches(
     """Batches of what `read(step)` reads, until that is nothing.
 
     Args:
-      read: step -> videos int32 [B], JPEG files [B, K + 1] and PNG files [B, K + 1]; it
-        must not raise, or TensorFlow prints pages. Runs in TensorFlow's threads.
+      read: step -> videos int32 [B], JPEG files [B, K + 1], PNG files [B, K + 1] and
+        landmarks float32 [B, K + 1, 68, 2]; it must not raise, or TensorFlow prints
+        pages. Runs in TensorFlow's threads.
       start_step: the first step.
       shape: (B, K + 1).
       size: side of the pictures, pixels.
     """
 
     def read_step(step):
-        videos, frames, rasters = tf.numpy_function(
+        videos, frames, rasters, landmarks = tf.numpy_function(
             lambda step: read(int(step)),
-            *([step], [tf.int32, tf.string, tf.string]),
+            *([step], [tf.int32, tf.string, tf.string, tf.float32]),
             stateful=False,
         )
         videos.set_shape([None])
         frames.set_shape([None, shape[1]])
         rasters.set_shape([None, shape[1]])
-        return videos, frames, rasters
+        landmarks.set_shape([None, shape[1], 68, 2])
+        return videos, frames, rasters, landmarks
 
-    def decode(video, frames, rasters):
+    def decode(video, frames, rasters, landmarks):
         # Unrolled, which is faster than tf.map_fn.
         frames = [_decode_frame(frames[i], size) for i in range(shape[1])]
         rasters = [_decode_raster(rasters[i], size) for i in range(shape[1])]
@@ -92,6 +94,7 @@ def decoded_batches(
             "target_frame": frames[-1],  # [H, W, 3]
             "target_raster": rasters[-1],
             "video_index": video,
+            "landmarks": landmarks,
         }
 
     dataset = (

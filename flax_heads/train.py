@@ -81,6 +81,7 @@ def train(config: ConfigDict, workdir: str | pathlib.Path) -> TrainState:
             config.num_support,
             jax.process_index(),
             jax.process_count(),
+            config.data.identity_augmentation,
         ),
         mesh,
     )

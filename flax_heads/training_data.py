@@ -36,6 +36,7 @@ class Episodes(Protocol):
         num_support: int,
         process_index: int = 0,
         process_count: int = 1,
+        identity_augmentation: float = 0.0,
     ) -> Iterator[dict[str, np.ndarray]]: ...
 
 

@@ -105,6 +105,17 @@ def test_resume_replays_nothing_and_processes_share_the_batch(data_dir):
     _assert_equal(joined, whole)
 
 
+def test_augmented_batches_are_those_of_the_archive_too(data_dir):
+    from data_pipeline.input_pipeline import archive_from_records
+
+    records, strong = _records(data_dir), {"identity_augmentation": 1.0}
+    batches = _take(records, 4, **strong)
+    _assert_equal(batches, _take(archive_from_records(data_dir), 4, **strong))
+    _assert_equal(_take(records, 1, start_step=3, **strong), batches[3:])
+    plain = _take(records, 4)
+    assert (batches[0]["target_frame"] != plain[0]["target_frame"]).any()
+
+
 def test_a_smaller_archive_draws_its_own_rasters(data_dir):
     from data_pipeline.input_pipeline import archive_from_records
 

@@ -115,3 +115,13 @@ def test_raster_at_half_size_matches_the_halved_landmarks():
         return np.array([(image * xs).sum(), (image * ys).sum()]) / mass / len(image)
 
     np.testing.assert_allclose(centre(large), centre(small), atol=0.01)
+
+
+def test_many_frames_at_once_are_drawn_like_one_by_one():
+    rng = np.random.default_rng(0)
+    near = FACE / 4 + rng.uniform(-9, 9, (40, 1, 2))
+    wild = rng.uniform(-40, 100, (3, 68, 2))
+    for landmarks in (near, wild):
+        together = draw_rasters(landmarks, 64)
+        alone = [draw_raster(points, 64) for points in landmarks]
+        np.testing.assert_array_equal(together, alone)

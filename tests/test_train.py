@@ -36,6 +36,7 @@ def tiny_config(steps: int):
     config.model.generator.update(
         channels=(8, 16), num_residual_blocks=1, up_attention_after=None
     )
+    config.data.identity_augmentation = 0.5  # resuming makes the same people again
     config.num_train_steps = steps
     config.update(log_every_steps=1, eval_every_steps=100, checkpoint_every_steps=2)
     config.fine_tune.num_iterations = 2
