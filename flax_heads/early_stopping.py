@@ -156,7 +156,8 @@ def learn(
     """
     photos, rasters, held_out, held_out_rasters = map(jnp.asarray, pictures)
     # Not a constant: with several people it has their axis, and lies where they do.
-    best = Best(state.step, state.step + jnp.inf, state.ema, state.generator.vectors)
+    infinite = state.step + np.float32(np.inf)  # float32 for good: one program
+    best = Best(state.step, infinite, state.ema, state.generator.vectors)
     if not (rule.checks and held_out.size):
         state = run_fine_tuning(
             advance,

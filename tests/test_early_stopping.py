@@ -121,16 +121,17 @@ def test_what_only_gets_worse_ends_where_it_began():
 
 
 def test_while_it_gets_better_it_runs_to_the_bound():
-    seen = []
-    head = _head(_model(), on_progress=lambda n, _: seen.append(n))
+    model, seen = _model(), []
+    head = _head(model, on_progress=lambda n, _: seen.append(n))
     assert head.history["iterations_run"] == head.history["best_iteration"] == 12
     assert early_stopping.describe(head.history).startswith("ran all 12 iterations; ")
     assert seen == sorted(seen) and seen[-1] == 12
-    again, fixed = _head(_model()), _head(_model(), num_iterations=12)
+    again, fixed = _head(model), _head(model, num_iterations=12)
     assert again.history == head.history
     assert tiny.largest_change(again.params, head.params) == 0
     # The checks have no part in the training.
     assert tiny.largest_change(fixed.params, head.params) == 0
+    assert model.check._cache_size() == 1  # one program for all checks
 
 
 def test_a_fixed_number_is_exactly_that_number():
