@@ -86,7 +86,12 @@ def paper() -> ConfigDict:
             "fine_tune": {
                 "generator_learning_rate": 5e-5,
                 "discriminator_learning_rate": 2e-4,
-                "num_iterations": 40,  # optimiser updates, whatever T is
+                "num_iterations": 40,  # optimiser updates at most, whatever T is
+                # Iterations between checks on pictures that are not trained on; the
+                # best one's head is taken. 0, the paper's recipe: no checks, exactly
+                # `num_iterations`.
+                "check_every": 0,
+                "patience": 3,  # checks without improvement that end it
                 "batch_size": 8,
                 "ema_decay": 0.972,
                 "adversarial": True,  # L'_ADV; without it the discriminator rests
@@ -126,6 +131,7 @@ def small(config: ConfigDict) -> ConfigDict:
         generator_learning_rate=1e-3,
         discriminator_learning_rate=1e-3,
         num_iterations=400,
+        check_every=25,
         augmentations=96,
     )
     config.log_every_steps = 50

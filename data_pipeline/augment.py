@@ -18,6 +18,7 @@ _MOTION = {"yaw": 0.5, "pitch": 0.5, "roll": 0.5, "mouth_open": 0.5}
 _STIFFNESS = 1e-3  # smoothing of the warp, so that touching landmarks cannot fold it
 _ANCHORS = 5  # points that stay, along every side of the frame
 _PEOPLE = 8  # rendered people whose motion is used
+_HELD_OUT = 1_000_000  # added to the seed of pictures that are not trained on
 _ROTATION, _ZOOM, _SHIFT = 0.12, 0.06, 0.04  # standard deviations; the shift of a side
 
 
@@ -143,3 +144,22 @@ def augment_all(
         np.concatenate([np.repeat(photos, repeats, 0), *(p for p, _ in made)]),
         np.concatenate([np.repeat(landmarks, repeats, 0), *(q for _, q in made)]),
     )
+
+
+def augment_held_out(
+    photos: np.ndarray, landmarks: np.ndarray, count: int, seed: int
+) -> tuple[np.ndarray, np.ndarray]:
+    """`count` warped pictures, evenly of the T photos, that `augment_all` never makes.
+
+    Args:
+      photos, landmarks: uint8 [T, S, S, 3], float [T, 68, 2].
+      count: of warped pictures.
+      seed: as for `augment_all`.
+    """
+    shares = np.bincount(np.arange(count) * len(photos) // count)
+    made = [
+        augment(photos[t], landmarks[t], share, seed + _HELD_OUT + t)
+        for t, share in enumerate(shares)
+        if share
+    ]
+    return tuple(np.concatenate(parts) for parts in zip(*made))

@@ -115,7 +115,12 @@ def _parser() -> argparse.ArgumentParser:
     p.add_argument("--frames-per-clip", type=int, default=8, help="T from each clip")
     p.add_argument("--workers", type=int, default=1, help="that read a folder's photos")
     _add_limits(p)
-    p.add_argument("--iterations", type=int, help="0 = feed-forward, no training")
+    p.add_argument(
+        "--iterations",
+        type=int,
+        help="exactly so many, in place of the recipe's rule; 0 = feed-forward, no "
+        "training",
+    )
     p.add_argument("--seed", type=int, default=0)
     p.add_argument(
         "--distributed",

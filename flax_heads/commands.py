@@ -78,6 +78,7 @@ def finetune(arguments) -> None:
     from data_pipeline.images import Limits
     from data_pipeline.people import load_person
     from flax_heads.console import progress, set_up
+    from flax_heads.early_stopping import describe
     from flax_heads.meta_model import fine_tune, load_model
 
     set_up(arguments.distributed)
@@ -89,19 +90,18 @@ def finetune(arguments) -> None:
     person = load_person(
         arguments.photos, model.size, arguments.frames_per_clip, limits
     )
-    iterations = arguments.iterations
-    if iterations is None:
-        iterations = model.config.fine_tune.num_iterations
-    with progress("fine-tuning", iterations) as show:
+    at_most = model.rule(arguments.iterations).num_iterations
+    with progress("fine-tuning", at_most) as show:
         head = fine_tune(
             model,
             person.photos,
             person.landmarks,
-            num_iterations=iterations,
+            num_iterations=arguments.iterations,
             seed=arguments.seed,
             on_progress=lambda done, _: show(done),
         )
     head.save(arguments.output)
+    print(describe(head.history))
     print(f"{arguments.output}: a talking head from {len(person.photos)} picture(s)")
 
 

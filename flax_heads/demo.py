@@ -21,6 +21,7 @@ from data_pipeline.people import load_person
 from data_pipeline.video_writer import VideoWriter
 from flax_heads.animate import drive
 from flax_heads.console import log, progress, staged_progress
+from flax_heads.early_stopping import describe
 from flax_heads.meta_model import fine_tune, load_model
 from flax_heads.train import train
 
@@ -57,15 +58,14 @@ def run_demo(
 
     log.info("2/3 learning the person in %s", photo)
     model = load_model(output / "model")
-    iterations = config.fine_tune.num_iterations
-    with progress("fine-tuning", iterations) as show:
+    with progress("fine-tuning", config.fine_tune.num_iterations) as show:
         head = fine_tune(
             model,
             person.photos,
             person.landmarks,
-            num_iterations=iterations,
             on_progress=lambda done, _: show(done),
         )
+    log.info("%s", describe(head.history))
     head.save(output / "head")
 
     log.info("3/3 three drivers, three personalities")

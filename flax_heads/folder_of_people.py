@@ -12,6 +12,7 @@ import jax
 from data_pipeline import safe_files
 from data_pipeline.images import Limits, one_line
 from data_pipeline.people import Person, load_people, people_from_folder
+from flax_heads.early_stopping import describe
 from flax_heads.many_people import fine_tune_many
 from flax_heads.meta_model import MetaModel, tuning_history
 
@@ -60,20 +61,19 @@ def fine_tune_folder(
       frames_per_clip, limits, num_workers: see `people.load_people`.
       num_iterations, seed: as for `fine_tune`, the same for everyone.
       per_device: see `fine_tune_many`.
-      on_person: called with a name and "made", "kept" or why the person was skipped;
-        perhaps from another thread.
+      on_person: called with a name and "made, ITERATIONS", "kept" or why the person was
+        skipped; perhaps from another thread.
 
     Raises:
       InputError: there is nobody in the folder; the output cannot be written.
     """
-    if num_iterations is None:
-        num_iterations = model.config.fine_tune.num_iterations
+    asked = tuning_history(model, model.rule(num_iterations), seed)
     output, result = pathlib.Path(output), FolderResult()
     people = sorted(people_from_folder(photos_from).items())
     to_make = {}
     for name, files in people[jax.process_index() :: jax.process_count()]:
         if (output / name / "head.json").exists():
-            problem = _other_history(model, output / name, num_iterations, seed)
+            problem = _other_history(output / name, asked)
             if problem:
                 result.skipped[name] = problem
             else:
@@ -104,22 +104,21 @@ def fine_tune_folder(
         if head.is_finite():
             head.save(output / name)
             result.made.append(name)
-            on_person(name, "made")
+            on_person(name, f"made, {describe(head.history)}")
         else:
             result.skipped[name] = "its numbers stopped being finite"
             on_person(name, result.skipped[name])
     return result
 
 
-def _other_history(model, folder, num_iterations, seed) -> str:
+def _other_history(folder, asked) -> str:
     """Why a finished head is not the one that would be made now, or nothing."""
     try:
         history = safe_files.read_json(folder / "head.json")["history"]
         there = {**history, "model": os.path.abspath(history["model"])}
     except (OSError, ValueError, KeyError, TypeError) as error:
         return f"{folder}: damaged talking head ({one_line(error)}); remove it"
-    wanted = tuning_history(model, num_iterations, seed)
-    wanted["model"] = os.path.abspath(wanted["model"])
+    wanted = {**asked, "model": os.path.abspath(asked["model"])}
     for field, value in wanted.items():
         if there.get(field) != value:
             return (

@@ -18,17 +18,15 @@ from jax.sharding import Mesh, NamedSharding, PartitionSpec
 from data_pipeline.people import Person
 from data_pipeline.raster import draw_rasters
 from data_pipeline.read_ahead import read_ahead
-from flax_heads.fine_tuning import (
-    compile_advance,
-    prefers_one_program,
-    run_fine_tuning,
-)
+from flax_heads import spectral
+from flax_heads.early_stopping import Pictures, Rule, learn, make_check, outcome
+from flax_heads.fine_tuning import compile_advance, prefers_one_program
 from flax_heads.meta_model import (
     MetaModel,
     as_head,
+    choose_pictures,
     fine_tune,
-    fold,
-    training_pictures,
+    tuning_history,
 )
 from flax_heads.talking_head import TalkingHead
 
@@ -56,14 +54,12 @@ def fine_tune_many(
     Yields:
       (name, head), in the order in which groups are complete.
     """
-    if num_iterations is None:
-        num_iterations = model.config.fine_tune.num_iterations
     if per_device is None and not prefers_one_program():
         options = dict(num_iterations=num_iterations, seed=seed)
         for name, person in read_ahead(people, _AHEAD):
             yield name, fine_tune(model, person.photos, person.landmarks, **options)
         return
-    tuner = _GroupTuner(model, num_iterations, seed, per_device)
+    tuner = _GroupTuner(model, model.rule(num_iterations), seed, per_device)
     waiting: dict[int, list[_Prepared]] = {}  # T -> people
     for item in read_ahead((tuner.prepare(*pair) for pair in people), _AHEAD):
         group = waiting.setdefault(len(item.person.photos), [])
@@ -75,23 +71,20 @@ def fine_tune_many(
 
 
 class _Prepared(NamedTuple):
-    """A person ready to be learned; arrays uint8, see `training_pictures`."""
+    """A person ready to be learned."""
 
     name: str
     person: Person
-    rasters: np.ndarray  # [T, H, W, 3], of the photos
-    pictures: np.ndarray  # [T', H, W, 3], to be tuned on
-    picture_rasters: np.ndarray
+    rasters: np.ndarray  # uint8 [T, H, W, 3], of the photos
+    pictures: Pictures
 
 
 class _GroupTuner:
     """Learns people of equal T at once; compiles once per T."""
 
-    def __init__(
-        self, model: MetaModel, num_iterations: int, seed: int, per_device: int | None
-    ):
+    def __init__(self, model: MetaModel, rule: Rule, seed: int, per_device: int | None):
         self._model, self._per_device = model, per_device
-        self._num_iterations, self._seed = num_iterations, seed
+        self._rule, self._seed = rule, seed
         mesh = Mesh(np.array(jax.local_devices()), (_AXIS,))
         self._num_devices = mesh.size
         self._spread = NamedSharding(mesh, PartitionSpec(_AXIS))
@@ -123,20 +116,21 @@ class _GroupTuner:
                 functools.partial(advance, count=count), (0, 0, 0, None)
             )(state, photos, rasters, key)
         )
-        self._fold = jax.jit(of_all(fold, (0, 0)))
+        self._check = jax.jit(of_all(make_check(model.networks, rule), (0, 0, 0, 0)))
+        self._fold = jax.jit(of_all(spectral.fold, (0, 0)))
 
     def prepare(self, name: str, person: Person) -> _Prepared:
         model = self._model
         rasters = draw_rasters(person.landmarks, model.size, model.style)
-        pictures = training_pictures(
-            model, person.photos, person.landmarks, self._num_iterations, self._seed
+        pictures = choose_pictures(
+            model, person.photos, person.landmarks, self._rule, self._seed
         )
-        return _Prepared(name, person, rasters, *pictures)
+        return _Prepared(name, person, rasters, pictures)
 
     def group_size(self, item: _Prepared) -> int:
         """How many people like this one are learned at once."""
         batch_size = self._model.config.fine_tune.batch_size
-        fill = max(1, batch_size // len(item.pictures))
+        fill = max(1, batch_size // len(item.pictures.photos))
         return self._num_devices * (self._per_device or fill)
 
     def tune(self, group: list[_Prepared]) -> Iterator[tuple[str, TalkingHead]]:
@@ -153,15 +147,16 @@ class _GroupTuner:
             stack(item.rasters for item in filled),
             self._key,
         )
-        state = run_fine_tuning(
+        learned = learn(
             self._advance,
+            self._check,
             state,
-            stack(item.pictures for item in filled),
-            stack(item.picture_rasters for item in filled),
-            num_iterations=self._num_iterations,
+            Pictures(*map(stack, zip(*(item.pictures for item in filled)))),
+            self._rule,
             seed=self._seed,
         )
-        folded = jax.device_get(self._fold(state.ema, state.generator.vectors))
+        folded = jax.device_get(self._fold(learned.best.ema, learned.best.vectors))
+        asked = tuning_history(self._model, self._rule, self._seed)
         for i, item in enumerate(group):
             yield (
                 item.name,
@@ -170,7 +165,6 @@ class _GroupTuner:
                     jax.tree.map(lambda values, i=i: values[i], folded),
                     item.person.photos,
                     item.person.landmarks,
-                    self._num_iterations,
-                    self._seed,
+                    asked | outcome(self._rule, learned, i),
                 ),
             )

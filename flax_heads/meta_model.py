@@ -12,18 +12,21 @@ import jax
 import numpy as np
 from ml_collections import ConfigDict
 
-from data_pipeline.augment import augment_all
+from data_pipeline.augment import augment_all, augment_held_out
 from data_pipeline.raster import RasterStyle, draw_rasters
 from flax_heads import checkpoints, recipe, spectral
+from flax_heads.early_stopping import Pictures, Rule, learn, make_check, outcome
 from flax_heads.fine_tuning import (
     compile_advance,
     make_advance,
     make_fine_tune_step,
     personalize,
-    run_fine_tuning,
 )
 from flax_heads.state import Networks
 from flax_heads.talking_head import TalkingHead
+
+_WARPS_TO_CHECK = 8  # one batch
+_PHOTOS_TO_SPARE = 3  # so many photos leave at least two when one is kept aside
 
 
 @dataclasses.dataclass(frozen=True)
@@ -58,6 +61,13 @@ class MetaModel:
     def style(self) -> RasterStyle:
         return recipe.raster_style(self.config)
 
+    def rule(self, num_iterations: int | None = None) -> Rule:
+        """When fine-tuning ends: by the config, or after exactly `num_iterations`."""
+        if num_iterations is not None:
+            return Rule(num_iterations)
+        config = self.config.fine_tune
+        return Rule(config.num_iterations, config.check_every, config.patience)
+
     def steps(self) -> tuple[Callable, Callable]:
         """`personalize` and `make_advance`'s iterations by the config; pure functions."""
         config = self.config
@@ -89,6 +99,11 @@ class MetaModel:
         start, advance = self.steps()
         return jax.jit(start), compile_advance(advance)
 
+    @functools.cached_property
+    def check(self) -> Callable:
+        """`make_check` by the config, compiled; shared by all people."""
+        return jax.jit(make_check(self.networks, self.rule()))
+
     @property
     def learned(self) -> tuple[Any, spectral.Vectors, Any, spectral.Vectors]:
         """What `personalize` starts from, in its order."""
@@ -110,7 +125,7 @@ def load_model(workdir: str | pathlib.Path, step: int | None = None) -> MetaMode
     config = recipe.from_json(values)
     params = loaded["ema"]
     # The saved vectors are the live parameters'; the averages need their own.
-    vectors = _refine(params, loaded["generator_vectors"])
+    vectors = jax.jit(spectral.refine)(params, loaded["generator_vectors"])
     return MetaModel(
         config=config,
         step=step,
@@ -123,17 +138,7 @@ def load_model(workdir: str | pathlib.Path, step: int | None = None) -> MetaMode
     )
 
 
-@jax.jit
-def _refine(params: Any, vectors: spectral.Vectors) -> spectral.Vectors:
-    return spectral.power_iteration(params, vectors, num_iterations=10)
-
-
-def fold(params: Any, vectors: spectral.Vectors) -> Any:
-    """Divides the weights by their spectral norms, for good."""
-    return spectral.normalize(params, _refine(params, vectors))
-
-
-_fold = jax.jit(fold)
+_fold = jax.jit(spectral.fold)
 
 
 def fine_tune(
@@ -151,45 +156,58 @@ def fine_tune(
       model: from `load_model`.
       photos: uint8 [T, size, size, 3], cropped as `people.load_person` does.
       landmarks: float [T, 68, 2] in pixels of the photos.
-      num_iterations: optimiser updates; the model's config says by default. 0 is the
-        feed-forward variant: psi is P e, and nothing is trained.
+      num_iterations: optimiser updates, exactly so many; by default the rule of the
+        model's config (`early_stopping.Rule`). 0 is the feed-forward variant: psi is
+        P e, and nothing is trained.
       seed: of the order in which the photos are visited, and of random starts.
       on_progress: called with the iterations done and the last metrics.
 
     Returns:
-      the talking head, spectral norm folded into its weights.
+      the talking head, spectral norm folded into its weights. Its history says how
+        many iterations there were, and what the checks found.
     """
-    if num_iterations is None:
-        num_iterations = model.config.fine_tune.num_iterations
+    rule = model.rule(num_iterations)
     start, advance = model.tuner
     rasters = draw_rasters(landmarks, model.size, model.style)
     state = start(*model.learned, photos, rasters, key=jax.random.key(seed))
-    state = run_fine_tuning(
+    learned = learn(
         advance,
+        model.check,
         state,
-        *training_pictures(model, photos, landmarks, num_iterations, seed),
-        num_iterations=num_iterations,
+        choose_pictures(model, photos, landmarks, rule, seed),
+        rule,
         seed=seed,
         on_progress=on_progress,
     )
-    folded = jax.device_get(_fold(state.ema, state.generator.vectors))
-    return as_head(model, folded, photos, landmarks, num_iterations, seed)
+    folded = jax.device_get(_fold(learned.best.ema, learned.best.vectors))
+    history = tuning_history(model, rule, seed) | outcome(rule, learned)
+    return as_head(model, folded, photos, landmarks, history)
 
 
-def training_pictures(
-    model: MetaModel,
-    photos: np.ndarray,
-    landmarks: np.ndarray,
-    num_iterations: int,
-    seed: int,
-) -> tuple[np.ndarray, np.ndarray]:
-    """What a person is tuned on: pictures and rasters, uint8 [T', size, size, 3].
+def choose_pictures(
+    model: MetaModel, photos: np.ndarray, landmarks: np.ndarray, rule: Rule, seed: int
+) -> Pictures:
+    """What a person is trained and, if the rule asks for it, checked on.
 
-    T' is T, or more by the config's augmentations, and depends on nothing else.
+    Warped pictures are checked on other warped pictures: training is the same with and
+    without checks. Where there are none, one photo of three or more is kept aside from
+    training (though not from the embedding). Two photos are trained on unchecked.
+
+    The numbers of pictures depend on T, the config and the rule alone.
     """
-    count = model.config.fine_tune.augmentations if num_iterations else 0
+    count = model.config.fine_tune.augmentations if rule.num_iterations else 0
+    aside = photos[:0], landmarks[:0]
+    if rule.checks and count:
+        aside = augment_held_out(photos, landmarks, _WARPS_TO_CHECK, seed)
+    elif rule.checks and len(photos) >= _PHOTOS_TO_SPARE:
+        one = np.arange(len(photos)) == seed % len(photos)
+        aside = photos[one], landmarks[one]
+        photos, landmarks = photos[~one], landmarks[~one]
     pictures, points = augment_all(photos, landmarks, count, seed)
-    return pictures, draw_rasters(points, model.size, model.style)
+    rasters, aside_rasters = (
+        draw_rasters(p, model.size, model.style) for p in (points, aside[1])
+    )
+    return Pictures(pictures, rasters, aside[0], aside_rasters)
 
 
 def as_head(
@@ -197,10 +215,9 @@ def as_head(
     folded: Any,
     photos: np.ndarray,
     landmarks: np.ndarray,
-    num_iterations: int,
-    seed: int,
+    history: dict[str, Any],
 ) -> TalkingHead:
-    """A person's numbers, from `fold`, with all that drawing them needs."""
+    """A person's numbers, from `spectral.fold`, with all that drawing them needs."""
     config = model.config
     return TalkingHead(
         generator=config.model.generator.to_dict() | {"dtype": config.model.dtype},
@@ -210,15 +227,15 @@ def as_head(
         style=model.style,
         landmarks=np.asarray(landmarks, np.float32),
         photos=photos,
-        history=tuning_history(model, num_iterations, seed) | {"photos": len(photos)},
+        history=history | {"photos": len(photos)},
     )
 
 
-def tuning_history(model: MetaModel, num_iterations: int, seed: int) -> dict[str, Any]:
-    """How a head was made: two of one person and one history are the same head."""
+def tuning_history(model: MetaModel, rule: Rule, seed: int) -> dict[str, Any]:
+    """What was asked for: two heads of one person that agree here are the same head."""
     return {
         "model": model.source,
         "model_step": model.step,
-        "iterations": num_iterations,
+        **rule.asked(),
         "seed": seed,
     }

@@ -53,6 +53,16 @@ def power_iteration(
     return jax.lax.stop_gradient(refined)
 
 
+def refine(params: Params, vectors: Vectors) -> Vectors:
+    """Vectors of one tree, brought to another near it, such as its moving average."""
+    return power_iteration(params, vectors, num_iterations=10)
+
+
+def fold(params: Params, vectors: Vectors) -> Params:
+    """`normalize` for good: with vectors of these very parameters."""
+    return normalize(params, refine(params, vectors))
+
+
 def normalize(params: Params, vectors: Vectors) -> Params:
     """Divides every kernel W by sigma(W) = u^T W v; other leaves are untouched.
 

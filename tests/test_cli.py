@@ -149,12 +149,13 @@ def test_the_whole_path_from_a_photograph_to_a_video(tmp_path):
     run(
         "train", "--config=configs/synthetic.py:smoke", f"--workdir={model}",
         "--config.size=32", "--config.num_train_steps=2",
+        "--config.fine_tune.num_iterations=2", "--config.fine_tune.check_every=1",
         "--config.model.embedder.channels=(8, 8, 8)",
         "--config.model.discriminator.channels=(8, 8, 8)",
         "--config.model.generator.channels=(8, 8)",
     )  # fmt: skip
-    run("finetune", "--model", model, "--photos", photo, "--output", head,
-        "--iterations", 2)  # fmt: skip
+    text = run("finetune", "--model", model, "--photos", photo, "--output", head)
+    assert "ran all 2 iterations; best at" in text
     assert json.loads((head / "head.json").read_text())["history"]["photos"] == 1
     run("track", "--driving", driver, "--output", tmp_path / "track.npz")
     for driving in (driver, tmp_path / "track.npz"):

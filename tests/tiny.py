@@ -5,6 +5,11 @@ from __future__ import annotations
 import jax
 import numpy as np
 
+from configs import common
+from data_pipeline import synthetic
+from data_pipeline.people import Person
+from flax_heads import recipe
+from flax_heads.meta_model import MetaModel
 from flax_heads.objectives import LossWeights
 from flax_heads.state import Adam, init_state, make_networks
 
@@ -37,6 +42,45 @@ def make_state(seed: int = 0):
 
 
 new_state = jax.jit(make_state)  # compiled once for all tests
+
+
+def make_model(**fine_tune):
+    """The smallest model, as if it had been loaded; fields of its config's `fine_tune`."""
+    config = common.paper()
+    config.size = SIZE
+    config.model.embedder.update(channels=(8, 16, 16), attention_after=2)
+    config.model.discriminator.update(channels=(8, 16, 16), attention_after=2)
+    config.model.generator.update(
+        channels=(8, 16),
+        num_residual_blocks=1,
+        attention_after=1,
+        up_attention_after=None,
+    )
+    config.loss.update(pixel=10.0)
+    config.fine_tune.update(
+        generator_learning_rate=2e-3,
+        discriminator_learning_rate=2e-3,
+        batch_size=2,
+    )
+    config.fine_tune.update(fine_tune)
+    state = new_state()
+    return MetaModel(
+        config=config,
+        step=7,
+        networks=recipe.networks(config),
+        params=state.ema,
+        vectors=state.generator.vectors,
+        discriminator=state.discriminator.params,
+        discriminator_vectors=state.discriminator.vectors,
+        source="model",
+    )
+
+
+def make_person(seed: int, num_photos: int) -> Person:
+    """A rendered person."""
+    identity = synthetic.sample_identity(seed)
+    motion = synthetic.sample_motion(seed, num_photos, "talk")
+    return Person(*synthetic.render(identity, motion, SIZE), ["rendered"])
 
 
 def make_batch(seed: int = 0, batch_size: int = 4, num_support: int = 2):
