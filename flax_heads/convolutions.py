@@ -13,6 +13,8 @@ import jax.numpy as jnp
 
 # Of fewer pixels a fused convolution saves less than putting its kernel together costs.
 _FEW_PIXELS = 128
+# Numbers of input from which on XLA's gradient of the kernel falls behind on the CPU.
+_LARGE = 2**18
 
 
 def upsample(x: jax.Array) -> jax.Array:
@@ -141,26 +143,21 @@ def _conv_forward(x, kernel, padding):
 
 def _conv_backward(padding, inputs, gradient):
     x, kernel = inputs
-    pull_to_x = jax.vjp(lambda x: _xla_conv(x, kernel, padding), x)[1]
-
-    def by_xla(x, gradient):
-        return jax.vjp(lambda k: _xla_conv(x, k, padding), kernel)[1](gradient)[0]
-
-    def on_cpu(x, gradient):
-        return _kernel_gradient_on_cpu(x, kernel, gradient, padding, by_xla)
-
-    of_kernel = jax.lax.platform_dependent(x, gradient, cpu=on_cpu, default=by_xla)
-    return (*pull_to_x(gradient), of_kernel)
+    _, pull_back = jax.vjp(lambda x, k: _xla_conv(x, k, padding), x, kernel)
+    if jax.default_backend() != "cpu":
+        return pull_back(gradient)
+    of_x, _ = pull_back(gradient)  # what is not used is not computed
+    return of_x, _kernel_gradient_on_cpu(x, kernel, gradient, padding)
 
 
 _conv.defvjp(_conv_forward, _conv_backward)
 
 
-def _kernel_gradient_on_cpu(x, kernel, gradient, padding, by_xla):
+def _kernel_gradient_on_cpu(x, kernel, gradient, padding):
     """Twice as fast as XLA's in a training step (benchmarks/NOTES.md).
 
     With many output channels a matrix product for each tap of the kernel; with few,
-    XLA's own over a few images at a time, of which it slows down with the number.
+    XLA's own over a part of the images at a time, as it slows down with their number.
     """
     side, d = kernel.shape[0], kernel.shape[-1]
     b, h, w, _ = gradient.shape
@@ -172,7 +169,12 @@ def _kernel_gradient_on_cpu(x, kernel, gradient, padding, by_xla):
             for part in _shifted(x, side, h, w)
         ]
         return jnp.stack(taps).reshape(kernel.shape)
-    some = -(-b // 8)
+
+    def by_xla(x, gradient):
+        return jax.vjp(lambda k: _xla_conv(x, k, padding), kernel)[1](gradient)[0]
+
+    parts = min(b, 8, max(1, x.size // _LARGE))
+    some = -(-b // parts)
     return sum(
         by_xla(x[i : i + some], gradient[i : i + some]) for i in range(0, b, some)
     )
