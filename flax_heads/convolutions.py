@@ -58,7 +58,7 @@ def conv_downsample(x: jax.Array, kernel: jax.Array, *_, **__) -> jax.Array:
       [B, H/2, W/2, D].
     """
     b, h, w, c = x.shape
-    if b * h * w // 4 < _FEW_PIXELS:
+    if _are_few(b, h // 2, w // 2):
         return downsample(conv(x, kernel))
 
     def widen(k):  # 3 taps -> 4
@@ -94,7 +94,7 @@ def upsample_conv(x: jax.Array, kernel: jax.Array, *_, **__) -> jax.Array:
     """
     b, h, w, c = x.shape
     d = kernel.shape[-1]
-    if b * h * w < _FEW_PIXELS:
+    if _are_few(b, h, w):
         return conv(upsample(x), kernel)
 
     def merge(k):  # 3 taps -> [tap][phase]
@@ -116,6 +116,11 @@ def upsample_conv(x: jax.Array, kernel: jax.Array, *_, **__) -> jax.Array:
     ]  # each [B, H, W, D]
     rows = jnp.stack([jnp.stack(row, 3) for row in phases], 2)  # [B, H, 2, W, 2, D]
     return rows.reshape(b, 2 * h, 2 * w, d)
+
+
+def _are_few(b, h, w) -> bool:
+    """Whether fusing does not pay; an exported program's batch has no number yet."""
+    return isinstance(b, int) and b * h * w < _FEW_PIXELS
 
 
 def _xla_conv(x, kernel, padding="SAME"):

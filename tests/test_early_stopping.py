@@ -92,8 +92,8 @@ def test_numbers_that_are_not_finite_are_never_the_best():
 
 
 def test_over_fitting_leaves_the_best_and_not_the_last():
-    """A grey photo kept aside: frames come nearer to it at first, then go away."""
-    model, person = _model(num_iterations=60, augmentations=0), _with_first(128)
+    """A dark photo kept aside: frames come nearer to it at first, then go away."""
+    model, person = _model(num_iterations=60, augmentations=0), _with_first(64)
     head = _head(model, person)
     history = head.history
     run, best = history["iterations_run"], history["best_iteration"]
@@ -159,7 +159,10 @@ def test_one_program_between_checks_gives_the_same_head(monkeypatch):
     monkeypatch.setitem(model.__dict__, "tuner", (start, counted))
     device = _head(model)
     assert counts == [2] * 5
-    tiny.assert_leaves_near(host.params, device.params, 1e-3)
+    # Compiled apart; ten iterations of Adam enlarge the other rounding.
+    rasters = draw_rasters(PERSON.landmarks, tiny.SIZE, model.style)
+    drawn = [head.draw(rasters).astype(int) for head in (host, device)]
+    assert np.abs(drawn[0] - drawn[1]).max() <= 4
     assert [n for n, _ in device.history["checks"]] == [0, 4, 8, 10]
 
 
