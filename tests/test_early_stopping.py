@@ -160,10 +160,9 @@ def test_one_program_between_checks_gives_the_same_head(monkeypatch):
     device = _head(model)
     assert counts == [2] * 5
     # Compiled apart; ten iterations of Adam enlarge the other rounding.
-    rasters = draw_rasters(PERSON.landmarks, tiny.SIZE, model.style)
-    drawn = [head.draw(rasters).astype(int) for head in (host, device)]
-    assert np.abs(drawn[0] - drawn[1]).max() <= 4
-    assert [n for n, _ in device.history["checks"]] == [0, 4, 8, 10]
+    expected, found = (np.array(h.history["checks"]) for h in (host, device))
+    assert found[:, 0].tolist() == [0, 4, 8, 10]
+    np.testing.assert_allclose(found, expected, rtol=0.02)
 
 
 def _as_set(pictures):
