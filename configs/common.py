@@ -82,7 +82,7 @@ def paper() -> ConfigDict:
             # Longer than any one step, held-out check or save takes; 0: wait for ever.
             "stall_timeout_seconds": 600.0,
             "resume": "",  # workdir whose whole state to continue, if ours has none
-            "init_from": "",  # workdir whose networks to start from
+            "init_from": "",  # whose networks to start from: a workdir, file or "bundled"
             "fine_tune": {
                 "generator_learning_rate": 5e-5,
                 "discriminator_learning_rate": 2e-4,

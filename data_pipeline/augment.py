@@ -17,6 +17,7 @@ from data_pipeline import geometry, synthetic
 _MOTION = {"yaw": 0.5, "pitch": 0.5, "roll": 0.5, "mouth_open": 0.5}
 _STIFFNESS = 1e-3  # smoothing of the warp, so that touching landmarks cannot fold it
 _ANCHORS = 5  # points that stay, along every side of the frame
+_NODES = 49  # along each side of the grid on which the warp is computed
 _PEOPLE = 8  # rendered people whose motion is used
 _HELD_OUT = 1_000_000  # added to the seed of pictures that are not trained on
 _ROTATION, _ZOOM, _SHIFT = 0.12, 0.06, 0.04  # standard deviations; the shift of a side
@@ -39,8 +40,7 @@ def augment(
     rng = np.random.default_rng((seed, count))
     size = len(photo)
     photos, points = [], []
-    for i in range(count):
-        moved = _move(landmarks, seed, i)
+    for moved in _move(landmarks, seed, count):
         matrix = _random_similarity(rng, size)
         photos.append(_warp(photo, landmarks, moved, matrix))
         points.append(geometry.transform(moved, matrix))
@@ -50,19 +50,25 @@ def augment(
     )
 
 
-def _move(landmarks, seed, index):
-    """The photo's landmarks after a random motion of a rendered person. [68, 2]."""
-    identity = synthetic.sample_identity(index % _PEOPLE)
-    motion = synthetic.sample_poses(seed + index, 1)
-    for name, share in _MOTION.items():
-        motion[name] = share * motion[name]
-    for name in ("shift_x", "shift_y", "zoom"):  # `_random_similarity` does these
-        motion[name] = synthetic.neutral_motion()[name]
-    rest, moved = (
-        synthetic.landmarks_of(identity, m, 256)[0]
-        for m in (synthetic.neutral_motion(), motion)
-    )
-    return geometry.transfer_motion(moved, rest, landmarks)
+def _move(landmarks, seed, count):
+    """The photo's landmarks after random motions of rendered people. [count, 68, 2]."""
+    neutral = synthetic.neutral_motion()
+    moved = np.empty((count, 68, 2))
+    for person in range(min(_PEOPLE, count)):  # all of one's at once: building is slow
+        indices = range(person, count, _PEOPLE)
+        motions = [neutral, *(synthetic.sample_poses(seed + i, 1) for i in indices)]
+        motion = {
+            # `_random_similarity` does these.
+            name: np.repeat(neutral[name], len(motions))
+            if name in ("shift_x", "shift_y", "zoom")
+            else _MOTION.get(name, 1) * np.concatenate([m[name] for m in motions])
+            for name in neutral
+        }
+        identity = synthetic.sample_identity(person)
+        rest, *points = synthetic.landmarks_of(identity, motion, 256)
+        for i, p in zip(indices, points):
+            moved[i] = geometry.transfer_motion(p, rest, landmarks)
+    return moved
 
 
 def _random_similarity(rng, size):
@@ -79,11 +85,11 @@ def _random_similarity(rng, size):
 def _warp(photo, source, target, matrix):
     """Moves `source` points of the photo to `target`, then applies `matrix`."""
     size = len(photo)
-    # Which place of the warped frame does each pixel of the output show?
-    ys, xs = np.mgrid[:size, :size]
-    pixels = np.stack([xs.ravel(), ys.ravel()], 1)
+    # Which place of the warped frame does each node of a grid over the output show?
+    grid = np.linspace(0, size - 1, _NODES)
+    nodes = np.stack(np.meshgrid(grid, grid), -1).reshape(-1, 2)
     inverse = np.linalg.inv(matrix[:, :2])
-    places = (pixels - matrix[:, 2]) @ inverse.T
+    places = (nodes - matrix[:, 2]) @ inverse.T
     side = np.linspace(0, size - 1, _ANCHORS)
     edge = np.zeros(_ANCHORS)
     anchors = np.concatenate(
@@ -97,7 +103,10 @@ def _warp(photo, source, target, matrix):
     knots = np.concatenate([target, anchors]) / size
     offsets = np.concatenate([source - target, np.zeros_like(anchors)])
     places = places + _thin_plate(knots, offsets, places / size)
-    colours = geometry.sample(photo, *places.T).T.reshape(size, size, 3)
+    planes = places.T.reshape(2, _NODES, _NODES)
+    weights = geometry.interpolation(_NODES, size)
+    colours = geometry.sample(photo, *(weights @ planes @ weights.T))
+    colours = colours.transpose(1, 2, 0)
     return np.clip(colours + 0.5, 0, 255).astype(np.uint8)
 
 

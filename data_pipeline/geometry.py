@@ -8,6 +8,7 @@ square to square, so no face ever changes its aspect ratio.
 from __future__ import annotations
 
 import dataclasses
+import functools
 
 import numpy as np
 from PIL import Image
@@ -236,3 +237,14 @@ def fill_gaps(landmarks: np.ndarray) -> np.ndarray:
     flat = landmarks.reshape(len(landmarks), -1)
     filled = [np.interp(frames, frames[found], column[found]) for column in flat.T]
     return np.stack(filled, 1).reshape(landmarks.shape).astype(np.float32)
+
+
+@functools.cache
+def interpolation(nodes: int, size: int) -> np.ndarray:
+    """Linear interpolation from nodes to pixels as a matrix, float32 [size, nodes].
+
+    The first and the last node lie on the first and the last pixel.
+    """
+    at = np.linspace(0, nodes - 1, size)
+    distance = np.abs(at[:, None] - np.arange(nodes))
+    return np.maximum(1 - distance, 0).astype(np.float32)

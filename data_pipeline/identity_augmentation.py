@@ -143,7 +143,7 @@ def augment_episode(
     nodes = (nodes - matrix[:, 2]) @ np.linalg.inv(matrix[:, :2]).T
     warp = _Warp(landmarks, shape, nodes)
     places = warp.inverse(nodes)  # [F, P, 2]
-    weights = _interpolation(_NODES, size)
+    weights = geometry.interpolation(_NODES, size)
     places = places.reshape(-1, _NODES, _NODES, 2).transpose(0, 3, 1, 2)
     places = weights @ places.astype(np.float32) @ weights.T  # [F, 2, S, S]
     new = np.empty_like(frames)
@@ -265,14 +265,6 @@ def _draw_view(rng, strength, size):
     centre = np.full(2, (size - 1) / 2)
     shift = centre - linear @ centre + _SHIFT * size * np.array([x, y])
     return np.concatenate([linear, shift[:, None]], 1), mirrored
-
-
-@functools.cache
-def _interpolation(nodes: int, size: int) -> np.ndarray:
-    """Linear interpolation from nodes to pixels as a matrix [size, nodes]."""
-    at = np.linspace(0, nodes - 1, size)
-    distance = np.abs(at[:, None] - np.arange(nodes))
-    return np.maximum(1 - distance, 0).astype(np.float32)
 
 
 # ------------------------------------------------------------------ colours

@@ -105,7 +105,7 @@ def _parser() -> argparse.ArgumentParser:
     p = command(
         "finetune", commands.finetune, "A few photos of a person to a talking head."
     )
-    p.add_argument("--model", required=True, help="workdir of a meta-training run")
+    _add_model(p)
     photos = p.add_mutually_exclusive_group(required=True)
     photos.add_argument("--photos", "--source", "-s", nargs="+", help="of one person")
     photos.add_argument(
@@ -146,13 +146,19 @@ def _parser() -> argparse.ArgumentParser:
     )
 
     p = command("export", commands.export, "A model or a head for other frameworks.")
-    p.add_argument("--to", required=True, choices=("torch", "stablehlo"))
+    p.add_argument("--to", required=True, choices=("torch", "file", "stablehlo"))
     what = p.add_mutually_exclusive_group(required=True)
-    what.add_argument("--model", help="workdir; to torch: its networks' weights")
+    what.add_argument(
+        "--model",
+        help="workdir; to torch: its networks' weights; to a file: the same in half "
+        "precision, for --model",
+    )
     what.add_argument(
         "--head", help="folder; to stablehlo: its drawing, self-contained"
     )
-    p.add_argument("--output", "-o", required=True, help=".safetensors or .stablehlo")
+    p.add_argument(
+        "--output", "-o", required=True, help=".safetensors, .npz or .stablehlo"
+    )
     _add_dtype(p)
 
     p = command("import", commands.import_weights, "Weights from PyTorch to a workdir.")
@@ -161,7 +167,7 @@ def _parser() -> argparse.ArgumentParser:
     p.add_argument("--output", "-o", required=True, help="a new workdir")
 
     p = command("evaluate", commands.evaluate, "Self-reenactment of held-out people.")
-    p.add_argument("--model", required=True, help="workdir of a meta-training run")
+    _add_model(p)
     p.add_argument("--output", "-o", required=True, help="folder of the report")
     _add_evaluation_flags(p)
     p.add_argument("--ff-model", help="workdir of a run of the FF variant")
@@ -190,11 +196,24 @@ def _parser() -> argparse.ArgumentParser:
     )
     _add_evaluation_flags(p)
 
-    p = command("demo", commands.demo, "Train small, bring one photograph to life.")
+    p = command("demo", commands.demo, "A portrait brought to life, in minutes.")
     p.add_argument("--output", "-o", default="demo_output")
-    p.add_argument("--photo", help="default: scikit-image's portrait")
-    p.add_argument("--steps", type=int, help="of meta-training")
+    p.add_argument(
+        "--photo", nargs="+", default=[], help="default: scikit-image's portrait"
+    )
+    p.add_argument(
+        "--driving", "-d", nargs="+", default=[], help="clips; default: rendered heads"
+    )
+    _add_model(p)
     return parser
+
+
+def _add_model(p) -> None:
+    p.add_argument(
+        "--model",
+        help="workdir of a training run, or an exported file; default: the model that "
+        "comes with the package",
+    )
 
 
 def _add_dtype(p) -> None:

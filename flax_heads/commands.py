@@ -165,6 +165,10 @@ def export(arguments) -> None:
         from flax_heads.torch_weights import export_torch
 
         export_torch(arguments.model, arguments.output)
+    elif arguments.to == "file" and arguments.model:
+        from flax_heads import model_file
+
+        model_file.write(arguments.output, *model_file.load_networks(arguments.model))
     elif arguments.to == "stablehlo" and arguments.head:
         from flax_heads.export import export_stablehlo
         from flax_heads.talking_head import TalkingHead
@@ -175,7 +179,8 @@ def export(arguments) -> None:
         export_stablehlo(head, arguments.output)
     else:
         raise InputError(
-            "export takes --model to torch, or --head to stablehlo", reason="usage"
+            "export takes --model to torch or to a file, or --head to stablehlo",
+            reason="usage",
         )
     print(arguments.output)
 
@@ -247,4 +252,4 @@ def demo(arguments) -> None:
     from flax_heads.demo import run_demo
 
     set_up()
-    run_demo(arguments.output, arguments.photo, arguments.steps)
+    run_demo(arguments.output, arguments.photo, arguments.driving, arguments.model)

@@ -15,6 +15,7 @@ import jax.numpy as jnp
 _FEW_PIXELS = 128
 # Numbers of input from which on XLA's gradient of the kernel falls behind on the CPU.
 _LARGE = 2**18
+_NARROW = 32  # channels, of which it never does
 
 
 def upsample(x: jax.Array) -> jax.Array:
@@ -179,6 +180,8 @@ def _kernel_gradient_on_cpu(x, kernel, gradient, padding):
         return jax.vjp(lambda k: _xla_conv(x, k, padding), kernel)[1](gradient)[0]
 
     parts = min(b, 8, max(1, x.size // _LARGE))
+    if min(x.shape[-1], d) < _NARROW:
+        parts = 1
     some = -(-b // parts)
     return sum(
         by_xla(x[i : i + some], gradient[i : i + some]) for i in range(0, b, some)

@@ -1,66 +1,81 @@
-"""`make demo`: a small model, one photograph, three drivers, three personalities.
+"""`flax-heads demo`: the model that comes with the package, a portrait, three drivers.
 
-Everything is made on the spot: the meta-training people and the drivers are rendered
-heads; only the photograph is real. The drivers go through the same detector, tracker
-and crop as any clip of a user's.
+Only the portrait is real: the drivers are rendered heads. They go through the same
+detector, tracker and crop as any clip of a user's, and a user's clips can take their
+place.
 """
 
 from __future__ import annotations
 
+import itertools
 import pathlib
 import sys
 import time
+from collections.abc import Sequence
 
 import numpy as np
 from PIL import Image
 
-from configs import synthetic as synthetic_config
 from data_pipeline import synthetic
 from data_pipeline.errors import InputError
 from data_pipeline.people import load_person
+from data_pipeline.video import read_frames
 from data_pipeline.video_writer import VideoWriter
 from flax_heads.animate import drive
 from flax_heads.console import log, progress, staged_progress
 from flax_heads.early_stopping import describe
 from flax_heads.meta_model import fine_tune, load_model
-from flax_heads.train import train
 
 _DRIVERS = {"talk": 5, "look": 12, "expressive": 21}  # motion -> the driver's seed
 _DRIVER_FRAMES = 75
 _DRIVER_SIZE = 192
 _FPS = 25
+_TILE = 144  # side of a face in the animated picture, pixels
+_EVERY = 2  # of the frames, one is in it
+_MOST_FRAMES = 50
 
 
 def run_demo(
-    output: str | pathlib.Path, photo: str | None = None, steps: int | None = None
+    output: str | pathlib.Path,
+    photos: Sequence[str] = (),
+    driving: Sequence[str] = (),
+    model: str | None = None,
 ) -> list[pathlib.Path]:
-    """Leaves three mp4s with their contact sheets, and the model and head to go on with.
+    """Leaves a talking head, and a video with its contact sheet for every driver.
+
+    Beside them `personalities.webp`, all of them in one animated picture.
 
     Args:
-      output: folder of everything that is made; run again, it resumes the training.
-      photo: whom to animate; by default scikit-image's public-domain portrait.
-      steps: of meta-training; the recipe's by default.
+      output: folder of everything that is made.
+      photos: of whom to animate; by default scikit-image's public-domain portrait.
+      driving: clips that drive; by default three rendered strangers, who move in three
+        ways.
+      model: of `load_model`; by default the one that comes with the package.
 
     Returns:
-      the three videos.
+      the videos.
+
+    Raises:
+      InputError: a photo or a clip that cannot be used, or two clips of one name.
     """
     started = time.monotonic()
     output = pathlib.Path(output)
     output.mkdir(parents=True, exist_ok=True)
-    photo = photo or _portrait(output / "portrait.png")
-    config = synthetic_config.get_config("demo")
-    if steps:
-        config.num_train_steps = steps
-    person = load_person([photo], config.size)
+    photos = list(photos) or [_portrait(output / "portrait.png")]
+    drivers = {pathlib.Path(clip).stem: clip for clip in driving}
+    if len(drivers) < len(driving):
+        raise InputError(
+            "two driving clips have the same name; rename one, since their videos are "
+            "named after them",
+            reason="same_name",
+        )
+    meta = load_model(model)
+    person = load_person(photos, meta.size)
 
-    log.info("1/3 meta-training a small model on rendered heads")
-    train(config, output / "model")
-
-    log.info("2/3 learning the person in %s", photo)
-    model = load_model(output / "model")
-    with progress("fine-tuning", config.fine_tune.num_iterations) as show:
+    log.info("1/2 learning the person in %s", ", ".join(map(str, photos)))
+    with progress("fine-tuning", meta.rule().num_iterations) as show:
         head = fine_tune(
-            model,
+            meta,
             person.photos,
             person.landmarks,
             on_progress=lambda done, _: show(done),
@@ -68,26 +83,27 @@ def run_demo(
     log.info("%s", describe(head.history))
     head.save(output / "head")
 
-    log.info("3/3 three drivers, three personalities")
+    log.info("2/2 driving")
+    for kind, seed in () if drivers else _DRIVERS.items():
+        drivers[kind] = _render_driver(output / f"driver_{kind}.mp4", kind, seed)
     videos = []
-    for kind, seed in _DRIVERS.items():
-        driver = output / f"driver_{kind}.mp4"
-        _render_driver(driver, kind, seed)
-        video = output / f"{kind}.mp4"
+    for name, clip in drivers.items():
+        videos.append(output / f"{name}.mp4")
         with staged_progress() as show_stage:
-            drive(head, driver, video, side_by_side=True, on_progress=show_stage)
-        videos.append(video)
+            drive(head, clip, videos[-1], side_by_side=True, on_progress=show_stage)
     sheet = output / "contact_sheet.png"
     sheets = [np.asarray(Image.open(v.with_suffix(".png"))) for v in videos]
-    Image.fromarray(np.concatenate(sheets, 1)).save(sheet)
+    Image.fromarray(_side_by_side(sheets)).save(sheet)
+    _save_animation(output / "personalities.webp", videos)
 
     minutes = (time.monotonic() - started) / 60
+    program = pathlib.Path(sys.executable).with_name("flax-heads")
     print(
-        f"Done in {minutes:.1f} minutes. Look at {sheet} and play "
-        f"{', '.join(str(v) for v in videos)}.\n"
-        f"Next: {pathlib.Path(sys.executable).with_name('flax-heads')} finetune --model "
-        f"{output / 'model'} --photos YOUR_PHOTO.jpg --output my_head, then animate it "
-        "with any clip (README, Use)."
+        f"Done in {minutes:.1f} minutes. Look at {output / 'personalities.webp'} and "
+        f"{sheet}, and play {', '.join(map(str, videos))}.\n"
+        f"Next: {program} demo --photo YOUR_PHOTO.jpg --driving YOUR_CLIP.mp4, or "
+        f"{program} animate --head {output / 'head'} --driving YOUR_CLIP.mp4 "
+        "--output me.mp4"
     )
     return videos
 
@@ -111,3 +127,51 @@ def _render_driver(path, kind, seed):
     with VideoWriter(path, _DRIVER_SIZE, _DRIVER_SIZE, _FPS) as writer:
         for frame in frames:
             writer.write(frame)
+    return path
+
+
+def _side_by_side(pictures):
+    """uint8 [H, W, 3] each, of any height, on white."""
+    height = max(len(picture) for picture in pictures)
+    padded = [
+        np.pad(p, ((0, height - len(p)), (0, 0), (0, 0)), constant_values=255)
+        for p in pictures
+    ]
+    return np.concatenate(padded, 1)
+
+
+def _save_animation(path, videos):
+    """The source once, then for each video its driver above its result.
+
+    Args:
+      videos: of source, driver and result side by side.
+    """
+    shown = [
+        [
+            np.asarray(Image.fromarray(frame).resize((3 * _TILE, _TILE)))
+            for _, frame in itertools.islice(
+                read_frames(video), 0, _EVERY * _MOST_FRAMES, _EVERY
+            )
+        ]
+        for video in videos
+    ]
+    source = np.pad(
+        shown[0][0][:, :_TILE],
+        ((_TILE // 2, _TILE - _TILE // 2), (0, 0), (0, 0)),
+        constant_values=255,
+    )
+    pictures = []
+    for moment in zip(*shown):
+        columns = [
+            np.concatenate([row[:, _TILE : 2 * _TILE], row[:, 2 * _TILE :]])
+            for row in moment
+        ]
+        pictures.append(Image.fromarray(np.concatenate([source, *columns], 1)))
+    pictures[0].save(
+        path,
+        save_all=True,
+        append_images=pictures[1:],
+        duration=1000 * _EVERY // _FPS,
+        loop=0,
+        quality=80,
+    )

@@ -14,7 +14,7 @@ from ml_collections import ConfigDict
 
 from data_pipeline.augment import augment_all, augment_held_out
 from data_pipeline.raster import RasterStyle, draw_rasters
-from flax_heads import checkpoints, recipe, spectral
+from flax_heads import model_file, recipe, spectral
 from flax_heads.early_stopping import Pictures, Rule, learn, make_check, outcome
 from flax_heads.fine_tuning import (
     compile_advance,
@@ -40,7 +40,7 @@ class MetaModel:
       params: moving averages of "embedder", "generator" and "projection".
       vectors: their singular vectors.
       discriminator, discriminator_vectors: V with w0 and b.
-      source: the workdir it came from.
+      source: the workdir or file it came from, or "bundled".
     """
 
     config: ConfigDict
@@ -115,13 +115,21 @@ class MetaModel:
         )
 
 
-def load_model(workdir: str | pathlib.Path, step: int | None = None) -> MetaModel:
-    """Loads the networks of a training run, by default its newest checkpoint.
+def load_model(
+    source: str | pathlib.Path | None = None, step: int | None = None
+) -> MetaModel:
+    """Loads meta-learned networks: by default those that come with the package.
+
+    Args:
+      source: the workdir of a training run, a file that `flax-heads export --to file`
+        wrote, or "bundled".
+      step: of a run: which checkpoint; by default its newest.
 
     Raises:
-      InputError: no checkpoint there.
+      InputError: no checkpoint there, or a damaged file.
     """
-    step, values, loaded = checkpoints.load_for_fine_tuning(workdir, step)
+    source = source or model_file.BUNDLED
+    step, values, loaded = model_file.load_networks(source, step)
     config = recipe.from_json(values)
     params = loaded["ema"]
     # The saved vectors are the live parameters'; the averages need their own.
@@ -134,7 +142,7 @@ def load_model(workdir: str | pathlib.Path, step: int | None = None) -> MetaMode
         vectors=vectors,
         discriminator=loaded["discriminator"],
         discriminator_vectors=loaded["discriminator_vectors"],
-        source=str(workdir),
+        source=str(source),
     )
 
 

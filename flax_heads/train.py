@@ -29,7 +29,15 @@ from absl import flags
 from ml_collections import ConfigDict, config_flags
 
 from data_pipeline.errors import InputError
-from flax_heads import checkpoints, integrity, parallel, recipe, replay, saved_steps
+from flax_heads import (
+    checkpoints,
+    integrity,
+    model_file,
+    parallel,
+    recipe,
+    replay,
+    saved_steps,
+)
 from flax_heads.console import log, progress, set_up
 from flax_heads.held_out import make_held_out_check
 from flax_heads.info import count_parameters
@@ -171,7 +179,7 @@ def _restore_or_init(config, config_json, init, mesh, workdir):
     if state is None:
         state = parallel.jit_init(init, mesh)
         if config.init_from:
-            step, _, loaded = checkpoints.load_for_fine_tuning(config.init_from)
+            step, _, loaded = model_file.load_networks(config.init_from)
             log.info("networks from step %d of %s", step, config.init_from)
             state = checkpoints.with_networks(state, loaded, config.init_from)
     return state
