@@ -56,7 +56,7 @@ def evaluate_held_out(
       relative: in cross mode, whether the driver's motion is transferred to the
         person's face shape (`animate.adapt_landmarks`), or the landmarks as they are.
       data_dir: prepared records whose `test` split to use, or "synthetic": people
-        rendered afresh; by default the people that the run itself kept aside.
+        rendered afresh; by default those of the run's own kind that it kept aside.
       shots: numbers T of source photos.
       variants: "ff" (feed-forward), "ft" (fine-tuned) or both.
       ff_model: workdir of a run of the FF variant, whose feed-forward frames are then
