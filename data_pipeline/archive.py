@@ -20,6 +20,7 @@ from data_pipeline.errors import InputError
 from data_pipeline.identity_augmentation import augment_batch, check_strength
 from data_pipeline.raster import RasterStyle
 from data_pipeline.read_ahead import read_ahead
+from data_pipeline.synthetic_person import person_name, person_seed
 
 MAX_BYTES = 2**36  # of frames and rasters in memory
 AHEAD = 4  # batches of augmented episodes made before their turn
@@ -270,18 +271,9 @@ def render_archive(
     The same arguments give the same archive, whatever the number of workers.
     `on_progress` is called with the number of videos done.
     """
-    if num_workers is None:
-        num_workers = workers.default_workers()
     tasks = [(v, seed, frames_per_video, size) for v in range(num_videos)]
-    rendered = {}
-    for task, result in workers.run_tasks(_render, tasks, min(num_workers, num_videos)):
-        rendered[task] = result
-        on_progress(len(rendered))
-    results = [rendered[task] for task in tasks]
-    for result in results:
-        if isinstance(result, workers.Failure):
-            raise RuntimeError(f"rendering a synthetic head failed: {result.message}")
-    names = [f"synthetic{seed}_{v:05d}" for v in range(num_videos)]
+    results = workers.run_all(_render, tasks, num_workers, on_progress)
+    names = [person_name(seed, v) for v in range(num_videos)]
     return make_archive(
         np.concatenate([frames for frames, _ in results]),
         np.concatenate([landmarks for _, landmarks in results]),
@@ -296,5 +288,4 @@ def _render(task, beat) -> tuple[np.ndarray, np.ndarray]:
     from data_pipeline import synthetic
 
     video, seed, num_frames, size = task
-    video_seed = int(np.random.SeedSequence((seed, video)).generate_state(1)[0])
-    return synthetic.make_video(video_seed, num_frames, size)
+    return synthetic.make_video(person_seed(seed, video), num_frames, size)

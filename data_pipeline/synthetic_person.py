@@ -16,6 +16,16 @@ Params = dict[str, np.ndarray | float | str]
 _MOUTH_INNER = 0.86  # where the lips part, as a fraction of the mouth's half width
 
 
+def person_seed(seed: int, number: int) -> int:
+    """Of `sample_identity` and the motions, for person `number` of the set `seed`."""
+    return int(np.random.SeedSequence((seed, number)).generate_state(1)[0])
+
+
+def person_name(seed: int, number: int) -> str:
+    """What records and reports call person `number` of the set `seed`."""
+    return f"synthetic{seed}_{number:05d}"
+
+
 def sample_identity(seed: int) -> Params:
     """A random person, with clothes, background and light; same seed, same person.
 

@@ -14,7 +14,7 @@ import multiprocessing.connection
 import os
 import signal
 import time
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Any
 
 
@@ -82,6 +82,33 @@ def run_tasks(
     finally:
         for worker in workers:
             worker.stop()
+
+
+def run_all(
+    function: Callable[[Any, Callable[[], None]], Any],
+    tasks: Sequence[Any],
+    num_workers: int | None = None,
+    on_progress: Callable[[int], None] = lambda done: None,
+) -> list[Any]:
+    """`run_tasks` for tasks that do not fail: the results in the tasks' order.
+
+    Args:
+      tasks: hashable and different.
+      num_workers: as in `run_tasks`; by default one for each core.
+      on_progress: called with the number of tasks done.
+
+    Raises:
+      RuntimeError: a task failed after all.
+    """
+    if num_workers is None:
+        num_workers = default_workers()
+    results = {}
+    for task, result in run_tasks(function, tasks, min(num_workers, len(tasks))):
+        if isinstance(result, Failure):
+            raise RuntimeError(f"task {task} failed: {result.message}")
+        results[task] = result
+        on_progress(len(results))
+    return [results[task] for task in tasks]
 
 
 class _Worker:

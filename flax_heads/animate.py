@@ -78,7 +78,7 @@ def drive(
             on_frame=lambda *_: on_progress("landmarks", next(seen), None),
         )
     boxes, in_crop = crop_track(track, head.size)
-    points = adapt_landmarks(head, in_crop, relative)
+    points = adapt_landmarks(head.landmarks, in_crop, relative)
     sheet = _Sheet(len(points))
     video = None if is_track else driving
     crops = _driver_crops(video, boxes, points, head, limits)
@@ -110,23 +110,28 @@ def crop_track(
 
 
 def adapt_landmarks(
-    head: TalkingHead, driver: np.ndarray, relative: bool
+    sources: np.ndarray, driver: np.ndarray, relative: bool
 ) -> np.ndarray:
-    """The landmarks to draw: float32 [F, 68, 2] of the driver -> of the head.
+    """The landmarks to draw: float32 [F, 68, 2] of the driver -> of the person.
 
     Relative driving starts from the pair of source photo and driver frame that are
     most alike, so that the transferred change is as small as it can be.
+
+    Args:
+      sources: float [T, 68, 2], of the person's photos.
+      driver: float32 [F, 68, 2], in crops of the same size.
+      relative: False gives the driver's own.
     """
     if not relative:
         return driver
     pairs = []
-    for t, source in enumerate(head.landmarks):
+    for t, source in enumerate(sources):
         f = geometry.nearest_pose(driver, source)
         matrix = geometry.fit_similarity(driver[f], source)
         error = np.square(geometry.transform(driver[f], matrix) - source).sum()
         pairs.append((error, t, f))
     _, t, f = min(pairs)
-    return geometry.transfer_motion(driver, driver[f], head.landmarks[t])
+    return geometry.transfer_motion(driver, driver[f], sources[t])
 
 
 def _compose(head, points, crops, side_by_side, sheet) -> Iterator[np.ndarray]:

@@ -166,7 +166,7 @@ def _parser() -> argparse.ArgumentParser:
     p.add_argument("--config", required=True, help="of the networks")
     p.add_argument("--output", "-o", required=True, help="a new workdir")
 
-    p = command("evaluate", commands.evaluate, "Self-reenactment of held-out people.")
+    p = command("evaluate", commands.evaluate, "Scores on people the model never saw.")
     _add_model(p)
     p.add_argument("--output", "-o", required=True, help="folder of the report")
     _add_evaluation_flags(p)
@@ -235,7 +235,24 @@ def _add_limits(p) -> None:
 
 
 def _add_evaluation_flags(p) -> None:
-    p.add_argument("--data-dir", help="prepared data; default: the model's own")
+    p.add_argument(
+        "--mode",
+        choices=("self", "cross"),
+        default="self",
+        help="who drives a person: other frames of theirs, or another person, which "
+        "needs rendered people",
+    )
+    p.add_argument(
+        "--relative",
+        action=argparse.BooleanOptionalAction,
+        default=True,
+        help="in cross mode: as in `flax-heads animate`",
+    )
+    p.add_argument(
+        "--data-dir",
+        help="prepared data, or 'synthetic': people rendered for this; default: the "
+        "model's own",
+    )
     p.add_argument("--shots", type=int, nargs="+", default=[1, 8, 32], help="T")
     p.add_argument("--variants", nargs="+", choices=("ff", "ft"), default=["ff", "ft"])
     p.add_argument("--videos", type=int, default=50, help="at most so many")

@@ -205,6 +205,8 @@ def evaluate(arguments) -> None:
     evaluate_held_out(
         arguments.model,
         arguments.output,
+        mode=arguments.mode,
+        relative=arguments.relative,
         data_dir=arguments.data_dir,
         shots=arguments.shots,
         variants=arguments.variants,
@@ -225,7 +227,10 @@ def sweep(arguments) -> int:
 
     set_up()
     flags = [f"--videos={arguments.videos}", f"--frames={arguments.frames}"]
-    flags += [f"--seed={arguments.seed}", "--variants", *arguments.variants]
+    flags += [f"--seed={arguments.seed}", f"--mode={arguments.mode}"]
+    if not arguments.relative:
+        flags.append("--no-relative")
+    flags += ["--variants", *arguments.variants]
     flags += ["--shots", *map(str, arguments.shots)]
     for name in ("data_dir", "arcface", "inception"):
         if value := getattr(arguments, name):

@@ -1,14 +1,14 @@
-"""Self-reenactment of held-out people, by the paper's protocol (section 4, SPEC 6).
+"""Reenactment of held-out people, by the paper's protocol (section 4, SPEC 6).
 
-Few-shot and hold-out frames of a video are disjoint and drawn by a fixed seed; the
-sets for fewer shots are parts of those for more. What has been scored stays in
-`OUTPUT/scores`: the same command again goes on where it was.
+Self-reenactment: few-shot and hold-out frames of a video are disjoint and drawn by a
+fixed seed; the sets for fewer shots are parts of those for more. Cross-reenactment:
+rendered people, driven by others, of whom the truth is known. What has been scored
+stays in `OUTPUT/scores`: the same command again goes on where it was.
 """
 
 from __future__ import annotations
 
 import ast
-import collections
 import dataclasses
 import hashlib
 import json
@@ -20,13 +20,12 @@ from typing import Any
 import jax
 import numpy as np
 
-from data_pipeline.archive import Archive
 from data_pipeline.errors import InputError
-from flax_heads import baselines, evaluation_report, recipe
+from flax_heads import baselines, evaluation_report, metrics, recipe
 from flax_heads.console import log, progress
+from flax_heads.evaluation_data import MODES, Case, cross_cases, self_cases
 from flax_heads.meta_model import MetaModel, fine_tune, load_model
 from flax_heads.scores import Judges, describe, make_judges, score_video
-from flax_heads.training_data import held_out_archive
 
 VARIANTS = ("ff", "ft")
 
@@ -35,6 +34,8 @@ def evaluate_held_out(
     workdir: str | pathlib.Path,
     output: str | pathlib.Path,
     *,
+    mode: str = "self",
+    relative: bool = True,
     data_dir: str | None = None,
     shots: Sequence[int] = (1, 8, 32),
     variants: Sequence[str] = VARIANTS,
@@ -50,43 +51,51 @@ def evaluate_held_out(
     Args:
       workdir: of the training run.
       output: folder of the report: `report.json`, `report.md`, plots and `grid.png`.
-      data_dir: prepared records whose `test` split to use; by default the people that
-        the run itself kept aside.
+      mode: "self", or "cross": each person in the motion of another, whose landmarks
+        drive. The truth of that is known for rendered people only.
+      relative: in cross mode, whether the driver's motion is transferred to the
+        person's face shape (`animate.adapt_landmarks`), or the landmarks as they are.
+      data_dir: prepared records whose `test` split to use, or "synthetic": people
+        rendered afresh; by default those of the run's own kind that it kept aside.
       shots: numbers T of source photos.
       variants: "ff" (feed-forward), "ft" (fine-tuned) or both.
       ff_model: workdir of a run of the FF variant, whose feed-forward frames are then
         shown as well; the model's own are its frames before fine-tuning.
       num_videos: at most so many videos; of different people as far as they go.
-      num_frames: hold-out frames of each video.
+      num_frames: hold-out frames of each video; in cross mode frames of the motion.
       fine_tune_fields: `field=value` in place of the config's `fine_tune.field`.
       judges: from `scores.make_judges`.
-      seed: of the choice of frames and of fine-tuning.
+      seed: of the choice of frames (in self mode) and of fine-tuning.
 
     Returns:
       `results` of the report: for each T and method, each metric's mean over videos
       and its 95 % interval.
 
     Raises:
-      InputError: no model, no held-out people, videos with too few frames, or another
-        evaluation in `output`.
+      InputError: no model, no held-out people, videos with too few frames, people
+        without a truth in cross mode, or another evaluation in `output`.
     """
+    if mode not in MODES:
+        raise InputError(f"mode {mode!r}: expected {' or '.join(MODES)}", "arguments")
     judges = judges or make_judges()
     model = _with_fine_tuning(load_model(workdir), fine_tune_fields)
     ff = load_model(ff_model) if ff_model else None
-    people = held_out_archive(model.config, workdir, data_dir)
-    videos = choose_videos(people, max(shots) + num_frames, num_videos)
-    splits = [split(people, v, max(shots), num_frames, seed) for v in videos]
-    rows = np.concatenate([np.concatenate(s) for s in splits])
+    wanted = (model, data_dir, max(shots), num_frames, num_videos)
+    cross = mode == "cross"
+    cases = cross_cases(*wanted) if cross else self_cases(*wanted, seed)
     settings = {
+        "mode": mode,
         "model": {"path": model.source, "step": model.step, "sha256": _hash(model)},
         "ff_model": ff and {"path": ff.source, "step": ff.step, "sha256": _hash(ff)},
         "data": {
             "path": data_dir or model.config.data.path or model.config.data.kind,
-            "videos": [people.videos[v] for v in videos],
-            "identities": [people.identities[v] for v in videos],
-            "sha256": _digest(people.frames[rows], people.landmarks[rows]),
+            "videos": [case.video for case in cases],
+            "identities": [case.identity for case in cases],
+            "drivers": [case.driver for case in cases] if cross else None,
+            "sha256": _digest(*(array for case in cases for array in case.arrays)),
         },
-        "size": people.size,
+        "relative": relative if cross else None,
+        "size": model.size,
         "shots": list(shots),
         "variants": list(variants),
         "frames_per_video": num_frames,
@@ -97,26 +106,19 @@ def evaluate_held_out(
     output = pathlib.Path(output)
     done = _open_scores(output, settings)
 
-    drawers = [
-        (t, v, sources[:t], targets)
-        for t in shots
-        for v, (sources, targets) in zip(videos, splits)
-    ]
-    with progress("evaluating", len(drawers)) as show:
-        for count, (t, video, sources, targets) in enumerate(drawers, start=1):
-            path = done / f"T{t}_{video:05d}.npz"
-            if not path.exists():
-                methods = draw(model, ff, people, sources, targets, variants, seed)
-                truth = people.frames[targets], people.landmarks[targets]
-                _save(path, _score_all(methods, people.frames[sources], truth, judges))
-            show(count)
-            if count % len(videos) == 0:  # all videos of this T
-                log.info("T=%d: %d videos scored", t, len(videos))
-    scores = {
-        (t, video): _load(done / f"T{t}_{video:05d}.npz")
-        for t in shots
-        for video in videos
+    paths = {
+        (t, i): done / f"T{t}_{i:05d}.npz" for t in shots for i in range(len(cases))
     }
+    with progress("evaluating", len(paths)) as show:
+        for count, ((t, i), path) in enumerate(paths.items(), start=1):
+            if not path.exists():
+                landmarks = cases[i].wanted(t, relative)
+                methods = draw(model, ff, cases[i], t, landmarks, variants, seed)
+                _save(path, _score_all(methods, cases[i], landmarks, judges))
+            show(count)
+            if count % len(cases) == 0:  # all videos of this T
+                log.info("T=%d: %d videos scored", t, len(cases))
+    scores = {key: _load(path) for key, path in paths.items()}
     return evaluation_report.write(
         output, settings, recipe.as_json(model.config), scores
     )
@@ -125,59 +127,33 @@ def evaluate_held_out(
 def draw(
     model: MetaModel,
     ff_model: MetaModel | None,
-    people: Archive,
-    sources: np.ndarray,
-    targets: np.ndarray,
+    case: Case,
+    shots: int,
+    landmarks: np.ndarray,
     variants: Sequence[str],
     seed: int,
 ) -> Iterator[tuple[str, np.ndarray]]:
-    """Each method's frames for the targets: (name, uint8 [F, H, W, 3])."""
-    photos, points = people.frames[sources], people.landmarks[sources]
-    wanted = people.landmarks[targets]
+    """Each method's frames for landmarks [F, 68, 2]: (name, uint8 [F, H, W, 3]).
 
-    def drawn_by(model, **options):
+    Where another person drives, also what the networks make of the true landmarks.
+    """
+    photos, points = case.photos[:shots], case.photo_landmarks[:shots]
+
+    def drawn_by(name, model, **options):
         head = fine_tune(model, photos, points, seed=seed, **options)
-        return np.stack(list(head.animate(wanted)))
+        yield name, np.stack(list(head.animate(landmarks)))
+        if case.driver:
+            yield f"{name}_oracle", np.stack(list(head.animate(case.landmarks)))
 
-    yield "nearest", baselines.nearest_frame(photos, points, wanted)
-    yield "mean", baselines.mean_frame(photos, len(targets))
-    yield "warp", baselines.piecewise_affine_warp(photos, points, wanted)
+    yield "nearest", baselines.nearest_frame(photos, points, landmarks)
+    yield "mean", baselines.mean_frame(photos, len(landmarks))
+    yield "warp", baselines.piecewise_affine_warp(photos, points, landmarks)
     if "ff" in variants:
-        yield "ff", drawn_by(ff_model or model, num_iterations=0)
+        yield from drawn_by("ff", ff_model or model, num_iterations=0)
     if "ft" in variants:
         if ff_model:
-            yield "before_ft", drawn_by(model, num_iterations=0)
-        yield "ft", drawn_by(model)
-
-
-def choose_videos(people: Archive, needed: int, most: int) -> list[int]:
-    """Long enough videos: the first of every person, then the seconds, and so on."""
-    lengths = people.frames_per_video
-    videos = [v for v in range(people.num_videos) if lengths[v] >= needed]
-    if not videos:
-        raise InputError(
-            f"no held-out video has the {needed} frames needed (longest: "
-            f"{max(lengths, default=0)}); lower --frames or --shots, or prepare more",
-            reason="too_few_frames",
-        )
-    seen: collections.Counter = collections.Counter()
-    turns = {}
-    for v in videos:
-        turns[v] = seen[people.identities[v]]
-        seen[people.identities[v]] += 1
-    return sorted(videos, key=turns.get)[:most]
-
-
-def split(
-    people: Archive, video: int, most_shots: int, num_frames: int, seed: int
-) -> tuple[np.ndarray, np.ndarray]:
-    """Row numbers (sources [most_shots], targets [num_frames]) of a video, disjoint.
-
-    The first T sources serve T shots; targets are in the order of time.
-    """
-    start, end = people.video_offset[video], people.video_offset[video + 1]
-    order = start + np.random.default_rng((seed, video)).permutation(end - start)
-    return order[:most_shots], np.sort(order[most_shots : most_shots + num_frames])
+            yield from drawn_by("before_ft", model, num_iterations=0)
+        yield from drawn_by("ft", model)
 
 
 def _with_fine_tuning(model: MetaModel, fields: Sequence[str]) -> MetaModel:
@@ -198,11 +174,14 @@ def _with_fine_tuning(model: MetaModel, fields: Sequence[str]) -> MetaModel:
     return dataclasses.replace(model, config=config)
 
 
-def _score_all(methods, photos, truth, judges) -> dict[str, np.ndarray]:
+def _score_all(methods, case: Case, wanted, judges) -> dict[str, np.ndarray]:
     """All of one video's numbers, and its pictures for the grid, as flat arrays."""
-    frames, landmarks = truth
+    frames, landmarks = case.frames, case.landmarks
     truth_features = describe(frames, landmarks, judges)
-    arrays = {"source": photos[0], "truth": frames[0]}
+    arrays = {"source": case.photos[0], "truth": frames[0]}
+    if case.driver:
+        arrays["driver"] = case.driver_frame
+        arrays["transfer"] = metrics.normalized_mean_error(wanted, landmarks)
     arrays |= {f"features/truth/{name}": f for name, f in truth_features.items()}
     for method, drawn in methods:
         values, features, seconds = score_video(

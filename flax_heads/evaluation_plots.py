@@ -9,8 +9,7 @@ import numpy as np
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 
-from flax_heads.evaluation_report import BASELINES, METHODS
-from flax_heads.scores import METRICS
+from flax_heads.scores import BASELINES, METHODS, METRICS, ORACLE
 
 _COLORS = {
     "nearest": "#9a9a9a",
@@ -40,16 +39,16 @@ def metrics_against_shots(results: Sequence[dict], path: pathlib.Path) -> None:
                 values,
                 marker="o",
                 markersize=4,
-                linestyle=":" if method in BASELINES else "-",
-                color=_COLORS[method],
+                linestyle=_line(method),
+                color=_color(method),
                 label=METHODS[method],
             )
             ends = np.array(
                 [r.get(f"{name}_ci95") or (np.nan, np.nan) for r in rows], float
             )
-            if method not in BASELINES:
+            if _line(method) == "-":
                 axis.fill_between(
-                    shots, *ends.T, color=_COLORS[method], alpha=0.15, linewidth=0
+                    shots, *ends.T, color=_color(method), alpha=0.15, linewidth=0
                 )
         axis.set_title(_title(name), fontsize=9)
         axis.set_xscale("log", base=2)
@@ -72,7 +71,8 @@ def people(per_video: Sequence[dict], shots: int, path: pathlib.Path) -> None:
                 np.arange(len(videos)) + (i + 0.5) / len(methods) * 0.8 - 0.4,
                 [mine[v] for v in videos],
                 0.8 / len(methods),
-                color=_COLORS[method],
+                color=_color(method),
+                alpha=0.5 if method.endswith(ORACLE) else 1,
                 label=METHODS[method],
             )
         axis.set_title(f"{_title(name)}, T = {shots}", fontsize=9)
@@ -81,6 +81,16 @@ def people(per_video: Sequence[dict], shots: int, path: pathlib.Path) -> None:
         axis.set_xticks(range(len(videos)), labels if last else [""] * len(videos))
         axis.tick_params(axis="x", rotation=60)
     _save(figure, axes, path)
+
+
+def _line(method: str) -> str:
+    if method.endswith(ORACLE):
+        return "--"
+    return ":" if method in BASELINES else "-"
+
+
+def _color(method: str) -> str:
+    return _COLORS[method.removesuffix(ORACLE)]
 
 
 def _figure(rows: int, columns: int, used: int, width: float | None = None):

@@ -34,6 +34,20 @@ METRICS = {
     "frechet_inception": ("FID", False),
     "kernel_inception": ("KID", False),
 }
+# name -> title; baselines first, in the order of tables and pictures.
+METHODS = {
+    "nearest": "nearest photo",
+    "mean": "mean photo",
+    "warp": "warped photo",
+    "ff": "feed-forward",
+    "ff_oracle": "feed-forward (oracle)",
+    "before_ft": "before fine-tuning",
+    "before_ft_oracle": "before (oracle)",
+    "ft": "fine-tuned",
+    "ft_oracle": "fine-tuned (oracle)",
+}
+BASELINES = ("nearest", "mean", "warp")
+ORACLE = "_oracle"  # ends the names of methods that were given the true landmarks
 _INCEPTION_BATCH = 8
 
 

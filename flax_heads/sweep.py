@@ -18,8 +18,7 @@ from typing import NamedTuple
 from configs.variants import VARIANTS
 from data_pipeline.errors import InputError
 from flax_heads.console import log
-from flax_heads.evaluation_report import METHODS
-from flax_heads.scores import METRICS
+from flax_heads.scores import METHODS, METRICS
 from flax_heads.train import EXIT_PREEMPTED
 
 _TABLE_METRICS = ("l1", "ssim", "csim_dlib", "nme", "frechet_dlib")

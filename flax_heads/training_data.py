@@ -10,13 +10,13 @@ from typing import Protocol
 import numpy as np
 from ml_collections import ConfigDict
 
-from data_pipeline.archive import Archive, load_archive, render_archive
+from data_pipeline.archive import load_archive, render_archive
 from data_pipeline.errors import InputError
 from flax_heads import recipe
 from flax_heads.console import progress
 
 # Synthetic people kept aside have seeds that no training set reaches.
-_HELD_OUT_SEED = 1_000_000
+HELD_OUT_SEED = 1_000_000
 _HELD_OUT_PEOPLE = 16
 
 
@@ -80,21 +80,6 @@ def open_episodes(
     return train, held_out
 
 
-def held_out_archive(
-    config: ConfigDict, workdir: str | pathlib.Path, data_dir: str | None = None
-) -> Archive:
-    """All frames of the people kept aside: a run's own, or a data set's test split.
-
-    Raises:
-      InputError: as `open_episodes`.
-    """
-    if data_dir is None and config.data.kind != "records":
-        return open_episodes(config, workdir)[1]
-    from data_pipeline.input_pipeline import archive_from_records  # imports TensorFlow
-
-    return archive_from_records(data_dir or config.data.path, "test", config.size)
-
-
 def _synthetic(config, workdir):
     """Renders the synthetic people once; a resumed run reads them back."""
     path = workdir / "synthetic.npz"
@@ -112,5 +97,5 @@ def _synthetic(config, workdir):
     # From the file, not from memory: JPEG changes the frames, and a resumed run must
     # see the same ones.
     train = load_archive(path)
-    held_out = render(_HELD_OUT_PEOPLE, seed=config.seed + _HELD_OUT_SEED)
+    held_out = render(_HELD_OUT_PEOPLE, seed=config.seed + HELD_OUT_SEED)
     return train, held_out

@@ -10,11 +10,12 @@ pytest.importorskip("dlib")
 
 from data_pipeline import archive, synthetic
 from data_pipeline.errors import InputError
-from flax_heads import evaluate, evaluation_report, scores
+from flax_heads import evaluate, evaluation_data, evaluation_report, scores
 
 SETTINGS = {
+    "mode": "self",
     "model": {"path": "runs/a", "step": 7},
-    "data": {"videos": ["v0", "v1"], "identities": ["a", "b"]},
+    "data": {"videos": ["v0", "v1"], "identities": ["a", "b"], "drivers": None},
     "size": 64,
     "shots": [1, 8],
     "frames_per_video": 4,
@@ -74,18 +75,18 @@ def test_frames_without_a_face_are_counted_not_scored(judges):
 
 
 def test_sources_and_targets_are_disjoint_nested_and_in_order(people):
-    sources, targets = evaluate.split(people, 1, 4, 6, seed=0)
-    fewer, _ = evaluate.split(people, 1, 4, 6, seed=0)
+    sources, targets = evaluation_data.split(people, 1, 4, 6, seed=0)
+    fewer, _ = evaluation_data.split(people, 1, 4, 6, seed=0)
     np.testing.assert_array_equal(sources[:1], fewer[:1])
     assert not set(sources) & set(targets) and (np.diff(targets) > 0).all()
     assert min(sources.min(), targets.min()) >= people.video_offset[1]
-    other, _ = evaluate.split(people, 1, 4, 6, seed=1)
+    other, _ = evaluation_data.split(people, 1, 4, 6, seed=1)
     assert list(other) != list(sources)
 
 
 def test_too_few_frames_is_one_line(people):
     with pytest.raises(InputError, match="lower --frames"):
-        evaluate.choose_videos(people, 13, 50)
+        evaluation_data.choose_videos(people, 13, 50)
 
 
 def test_videos_of_different_people_come_first():
@@ -97,8 +98,8 @@ def test_videos_of_different_people_come_first():
         list("abcd"),
         ["x", "x", "y", "x"],
     )
-    assert evaluate.choose_videos(people, 2, 50) == [0, 2, 1, 3]
-    assert evaluate.choose_videos(people, 2, 2) == [0, 2]
+    assert evaluation_data.choose_videos(people, 2, 50) == [0, 2, 1, 3]
+    assert evaluation_data.choose_videos(people, 2, 2) == [0, 2]
 
 
 def _arrays(rng, quality):
@@ -134,6 +135,27 @@ def test_report_averages_over_videos_and_compares_sets(tmp_path):
     assert "its network was in the training loss" in text
     assert "| VoxCeleb2 | the paper, FT | 8 | 42.2 | 0.68 | 0.42 | 0.39 |" in text
     assert (tmp_path / "grid.png").exists()
+
+
+def test_an_oracle_is_never_the_best(tmp_path):
+    rng = np.random.default_rng(0)
+    results = {(1, v): _arrays(rng, 0.5) for v in (0, 1)}
+    for arrays in results.values():
+        arrays["driver"], arrays["transfer"] = arrays["truth"], np.full(4, 0.25)
+        for key in [k for k in arrays if "/ft" in k]:
+            arrays[key.replace("/ft", "/ft_oracle")] = arrays[key]
+        arrays["values/ft_oracle/l1"] = np.zeros(4)
+    drivers = SETTINGS["data"] | {"drivers": ["x", "y"]}
+    settings = SETTINGS | {"mode": "cross", "relative": False, "shots": [1]}
+    settings["data"] = drivers
+    config = {"perceptual": {"face_id": 0.0}}
+    rows = evaluation_report.write(tmp_path, settings, config, results)
+    assert [r["method"] for r in rows] == ["nearest", "ft", "ft_oracle"]
+    text = (tmp_path / "report.md").read_text()
+    assert "| nearest photo | **0.5** |" in text
+    assert "| fine-tuned (oracle) | 0 |" in text
+    assert "another's landmarks, as they are;" in text and "0.25 (T = 1)" in text
+    assert "x → v0, y → v1." in text
 
 
 def test_plots_are_drawn(tmp_path):

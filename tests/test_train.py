@@ -20,7 +20,7 @@ from flax_heads import checkpoints, evaluate, integrity
 from flax_heads.evaluate import evaluate_held_out
 from flax_heads.meta_model import fine_tune, load_model
 from flax_heads.train import EXIT_PREEMPTED, train
-from flax_heads.training_data import held_out_archive, open_episodes
+from flax_heads.training_data import open_episodes
 
 ROOT = pathlib.Path(__file__).resolve().parents[1]
 # jax 0.12 on simulated devices: a donated buffer that cannot be reused only costs.
@@ -215,7 +215,6 @@ def test_training_and_held_out_people_are_disjoint(run):
     config = tiny_config(4)
     training, held_out = open_episodes(config, run[0])
     assert not set(training.identities) & set(held_out.identities)
-    assert held_out_archive(config, run[0]).num_videos == held_out.num_videos
 
 
 def test_fine_tuning_never_reads_w(run, tmp_path):
@@ -233,7 +232,7 @@ def test_fine_tuning_never_reads_w(run, tmp_path):
 def test_model_to_talking_head(run):
     model = load_model(run[0])
     assert model.step == 4
-    people = held_out_archive(model.config, run[0])
+    _, people = open_episodes(model.config, run[0])
     photos, landmarks = people.frames[:2], people.landmarks[:2]
     forward = fine_tune(model, photos, landmarks, num_iterations=0)
     tuned = fine_tune(model, photos, landmarks, num_iterations=2)
@@ -251,7 +250,7 @@ def test_feed_forward_head_equals_the_meta_learned_generator(run):
     from flax_heads.spectral import normalize, power_iteration
 
     model = load_model(run[0])
-    people = held_out_archive(model.config, run[0])
+    _, people = open_episodes(model.config, run[0])
     photos, landmarks = people.frames[:2], people.landmarks[:2]
     vectors = power_iteration(model.params, model.vectors, 1000)
     model = dataclasses.replace(model, vectors=vectors)
@@ -295,6 +294,38 @@ def test_evaluation_goes_on_where_it_was(run, tmp_path, monkeypatch):
     assert resumed == rows
     with pytest.raises(InputError, match="other settings"):
         evaluate_held_out(run[0], tmp_path / "b", **options | {"seed": 1})
+
+
+def test_cross_reenactment_is_scored_against_the_truth_and_goes_on(
+    run, tmp_path, monkeypatch
+):
+    pytest.importorskip("dlib")
+    options = {"mode": "cross", "shots": (2,), "num_videos": 2, "num_frames": 2}
+    options["variants"] = ["ff"]
+    rows = evaluate_held_out(run[0], tmp_path, **options)
+    methods = ["nearest", "mean", "warp", "ff", "ff_oracle"]
+    assert [row["method"] for row in rows] == methods
+    report = json.loads((tmp_path / "report.json").read_text())
+    drivers = report["data"]["drivers"]
+    assert len(drivers) == 2 and not set(drivers) & {report["data"]["videos"][0]}
+    assert {r["driver"] for r in report["per_video"]} == set(drivers)
+    assert 0 < report["transfer_error"]["2"] < 1
+    text = (tmp_path / "report.md").read_text()
+    assert text.startswith("Cross-reenactment of 2 rendered people")
+    assert f"{drivers[0]} → {report['data']['videos'][0]}" in text
+
+    draw, calls = evaluate.draw, []
+
+    def counted(*args):
+        calls.append(args)
+        return draw(*args)
+
+    monkeypatch.setattr(evaluate, "draw", counted)
+    (tmp_path / "scores" / "T2_00001.npz").unlink()
+    assert evaluate_held_out(run[0], tmp_path, **options) == rows and len(calls) == 1
+    for other in ({"relative": False}, {"mode": "self"}):
+        with pytest.raises(InputError, match="other settings"):
+            evaluate_held_out(run[0], tmp_path, **options | other)
 
 
 def test_a_model_of_the_ff_variant_stands_beside(run, tmp_path):
