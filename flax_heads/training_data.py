@@ -90,7 +90,7 @@ def held_out_archive(
     """
     if data_dir is None and config.data.kind != "records":
         return open_episodes(config, workdir)[1]
-    from data_pipeline.input_pipeline import archive_from_records  # imports TensorFlow
+    from data_pipeline.records_in_memory import archive_from_records  # and TensorFlow
 
     return archive_from_records(data_dir or config.data.path, "test", config.size)
 
