@@ -8,51 +8,30 @@ iterations on an accelerator, one call for each on the CPU.
 from __future__ import annotations
 
 import argparse
-import sys
-import time
 
 import numpy as np
 
 from benchmarks import in_turn, report, torch_side
-from flax_heads.info import load_config
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     report.add_flags(parser)
-    parser.add_argument("--config", default="configs/voxceleb2.py")
-    parser.add_argument("--size", type=int, help="pixels; the config's by default")
+    report.add_config_flags(parser)
+    torch_side.add_flags(parser)
     parser.add_argument("--photos", type=int, default=8, help="T")
     parser.add_argument("--iterations", type=int, default=3, help="in each timed run")
     parser.add_argument("--dtype", default="float32", choices=("float32", "bfloat16"))
-    parser.add_argument("--torch-python", default=sys.executable)
-    parser.add_argument(
-        "--torch",
-        nargs="*",
-        default=["eager", "compile"],
-        choices=list(torch_side.NAMES),
-        help="which of PyTorch's ways; none after it: ours alone",
-    )
-    parser.add_argument("--serve", help=argparse.SUPPRESS)
     flags = parser.parse_args()
-    if flags.serve:
-        (serve_torch if flags.serve in torch_side.NAMES else serve_jax)(flags)
+    if torch_side.serves(flags, serve_jax, serve_torch):
         return
-
-    def command(python, name):
-        return [python, "-m", "benchmarks.fine_tune", *sys.argv[1:], f"--serve={name}"]
-
-    candidates = {"flax-heads": command(sys.executable, "jax")}
-    for name in flags.torch:
-        candidates[torch_side.NAMES[name]] = command(flags.torch_python, name)
+    ours = {"flax-heads": "jax"}
+    candidates = torch_side.candidates(flags, "benchmarks.fine_tune", ours)
     rows = in_turn.compare(candidates, flags.rounds)
     config = _config(flags)
-    for row in rows:
-        if row.get("seconds"):
-            row["iterations_per_s"] = flags.iterations / row["seconds"]
-            row["heads_per_hour"] = (
-                3600 * row["iterations_per_s"] / config.fine_tune.num_iterations
-            )
+    heads = flags.iterations / config.fine_tune.num_iterations
+    report.add_rates(rows, flags.iterations, "iterations_per_s")
+    report.add_rates(rows, 3600 * heads, "heads_per_hour")
     about = {
         "config": flags.config,
         "size, T, batch": (config.size, flags.photos, config.fine_tune.batch_size),
@@ -72,16 +51,7 @@ def serve_jax(flags: argparse.Namespace) -> None:
 
     config = _config(flags)
     state = jax.jit(lambda: recipe.new_state(config, 1))()
-    model = MetaModel(
-        config=config,
-        step=0,
-        networks=recipe.networks(config),
-        params=state.ema,
-        vectors=state.generator.vectors,
-        discriminator=state.discriminator.params,
-        discriminator_vectors=state.discriminator.vectors,
-        source="random weights",
-    )
+    model = MetaModel.of_state(config, state, source="random weights")
     start, advance = model.tuner
     photos, rasters = _photos(flags, config)
     person = start(*model.learned, photos, rasters, key=jax.random.key(0))
@@ -98,9 +68,7 @@ def serve_jax(flags: argparse.Namespace) -> None:
         )
         jax.block_until_ready(person)
 
-    begin = time.perf_counter()
-    run()
-    in_turn.serve(run, {"compile_s": time.perf_counter() - begin})
+    in_turn.serve(run)
 
 
 def serve_torch(flags: argparse.Namespace) -> None:
@@ -114,7 +82,7 @@ def serve_torch(flags: argparse.Namespace) -> None:
     optimizer_g = torch_side.adam([*networks.generator.parameters(), psi], 5e-5)
     optimizer_d = torch_side.adam(networks.discriminator.parameters(), 2e-4)
     photos, rasters = map(torch_side.to_device, _photos(flags, config))
-    weights = {n: config.loss[n] for n in ("pixel", "adversarial", "feature_matching")}
+    weights = config.loss.to_dict()
     batch_size = min(config.fine_tune.batch_size, flags.photos)
     if flags.serve == "compile":
         torch_side.compiled(networks, ("generator", "discriminator"))
@@ -135,9 +103,7 @@ def serve_torch(flags: argparse.Namespace) -> None:
                 )
         torch_side.finish()
 
-    begin = time.perf_counter()
-    run()
-    in_turn.serve(run, {"compile_s": time.perf_counter() - begin})
+    in_turn.serve(run)
 
 
 def _photos(flags: argparse.Namespace, config) -> tuple[np.ndarray, np.ndarray]:
@@ -148,11 +114,8 @@ def _photos(flags: argparse.Namespace, config) -> tuple[np.ndarray, np.ndarray]:
 
 
 def _config(flags: argparse.Namespace):
-    config = load_config(flags.config)
-    config.size = flags.size or config.size
+    config = report.config_of(flags)
     config.model.dtype = flags.dtype
-    config.loss.pixel = 10.0
-    config.perceptual.update(vgg19=0.0, vggface=0.0, face_id=0.0)
     return config
 
 

@@ -18,13 +18,18 @@ from typing import Any
 _READY, _GO = "ready", "go"
 
 
-def serve(run: Callable[[], Any], information: dict[str, Any]) -> None:
+def serve(run: Callable[[], Any], information: dict[str, Any] | None = None) -> None:
     """Offers `run` to `compare`: a run for every line of standard input.
 
     Args:
       run: does the work once and returns when it is done.
-      information: of the candidate, for its row; JSON.
+      information: of the candidate, for its row; JSON. By default the seconds of a
+        first run, which compiles.
     """
+    if information is None:
+        start = time.perf_counter()
+        run()
+        information = {"compile_s": time.perf_counter() - start}
     answers, sys.stdout = sys.stdout, sys.stderr  # nothing else may print answers
     print(json.dumps({_READY: information}), file=answers, flush=True)
     for line in sys.stdin:

@@ -11,59 +11,35 @@ from __future__ import annotations
 import argparse
 import functools
 import pathlib
-import sys
 import tempfile
 import time
 
 import numpy as np
 
 from benchmarks import in_turn, report, torch_side
-from flax_heads.info import load_config
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     report.add_flags(parser)
-    parser.add_argument("--config", default="configs/voxceleb2.py")
-    parser.add_argument("--size", type=int, help="pixels; the config's by default")
+    report.add_config_flags(parser)
+    torch_side.add_flags(parser)
     parser.add_argument("--batch-size", type=int, default=8)
     parser.add_argument("--batches", type=int, default=3, help="in each timed run")
-    parser.add_argument("--torch-python", default=sys.executable)
-    parser.add_argument(
-        "--torch",
-        nargs="*",
-        default=["eager", "compile"],
-        choices=list(torch_side.NAMES),
-        help="which of PyTorch's ways; none after it: ours alone",
-    )
     parser.add_argument("--head", help="folder of a talking head, with --driving")
     parser.add_argument("--driving", help="video that drives it, with --head")
-    parser.add_argument("--serve", help=argparse.SUPPRESS)
     flags = parser.parse_args()
-    if flags.serve:
-        (serve_torch if flags.serve in torch_side.NAMES else serve_jax)(flags)
+    if torch_side.serves(flags, serve_jax, serve_torch):
         return
-
-    def command(python, name):
-        return [python, "-m", "benchmarks.inference", *sys.argv[1:], f"--serve={name}"]
-
-    candidates = {
-        f"flax-heads {dtype}": command(sys.executable, dtype)
-        for dtype in ("float32", "bfloat16")
-    }
-    for name in flags.torch:
-        candidates[torch_side.NAMES[name]] = command(flags.torch_python, name)
+    ours = {f"flax-heads {dtype}": dtype for dtype in ("float32", "bfloat16")}
+    candidates = torch_side.candidates(flags, "benchmarks.inference", ours)
     peak = report.matmul_peak()
     rows = in_turn.compare(candidates, flags.rounds)
-    config, frames = _config(flags), flags.batches * flags.batch_size
-    for row in rows:
-        if row.get("seconds"):
-            row["frames_per_s"] = frames / row["seconds"]
-        if row.get("flops") and row.get("seconds"):
-            row["share_of_peak"] = row.pop("flops") / row["seconds"] / peak
+    frames = flags.batches * flags.batch_size
+    report.add_rates(rows, frames, "frames_per_s", peak)
     about = {
         "config": flags.config,
-        "size, batch": (config.size, flags.batch_size),
+        "size, batch": (report.config_of(flags).size, flags.batch_size),
         "float32 matmul peak, GFLOP/s": peak / 1e9,
         **report.machine(),
     }
@@ -79,7 +55,7 @@ def serve_jax(flags: argparse.Namespace) -> None:
     from flax_heads import recipe, spectral
     from flax_heads.talking_head import draw_frames
 
-    config = _config(flags)
+    config = report.config_of(flags)
     module = recipe.networks(config).generator.clone(dtype=jnp.dtype(flags.serve))
     rasters = _rasters(flags, config)
 
@@ -113,7 +89,7 @@ def serve_jax(flags: argparse.Namespace) -> None:
 
 def serve_torch(flags: argparse.Namespace) -> None:
     torch = torch_side.load_torch()
-    config = _config(flags)
+    config = report.config_of(flags)
     networks = torch_side.build(config)
     for layer in networks.generator.modules():
         if torch.nn.utils.parametrize.is_parametrized(layer, "weight"):
@@ -132,9 +108,7 @@ def serve_torch(flags: argparse.Namespace) -> None:
                 frames = frames.add(1).mul(127.5).add(0.5).clamp(0, 255)
                 frames.to(torch.uint8).cpu().numpy()
 
-    start = time.perf_counter()
-    run()
-    in_turn.serve(run, {"compile_s": time.perf_counter() - start})
+    in_turn.serve(run)
 
 
 def _show_animate(flags: argparse.Namespace) -> None:
@@ -171,12 +145,6 @@ def _show_animate(flags: argparse.Namespace) -> None:
 def _rasters(flags: argparse.Namespace, config) -> np.ndarray:
     shape = (flags.batch_size, config.size, config.size, 3)
     return np.random.default_rng(0).integers(0, 256, shape, np.uint8)
-
-
-def _config(flags: argparse.Namespace):
-    config = load_config(flags.config)
-    config.size = flags.size or config.size
-    return config
 
 
 if __name__ == "__main__":

@@ -14,7 +14,6 @@ import jax
 
 from benchmarks import report
 from flax_heads import parallel, recipe
-from flax_heads.info import load_config
 
 _LEVERS = {
     "as it is": {},
@@ -29,18 +28,14 @@ _LEVERS = {
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     report.add_flags(parser)
-    parser.add_argument("--config", default="configs/voxceleb2.py")
-    parser.add_argument("--size", type=int, help="pixels; the config's by default")
+    report.add_config_flags(parser)
     parser.add_argument("--batch-size", type=int, default=4, help="of one device")
     parser.add_argument("--num-support", type=int, default=8)
     flags = parser.parse_args()
     rows = []
     for name, lever in _LEVERS.items():
-        config = load_config(flags.config)
+        config = report.config_of(flags)
         config.update(batch_size=flags.batch_size, num_support=flags.num_support)
-        config.size = flags.size or config.size
-        config.perceptual.update(vgg19=0.0, vggface=0.0, face_id=0.0)
-        config.loss.pixel = 10.0
         config.accumulate = lever.get("accumulate", 1)
         config.model.update({k: v for k, v in lever.items() if k != "accumulate"})
         state = jax.eval_shape(functools.partial(recipe.new_state, config, 128))

@@ -1,4 +1,4 @@
-"""What every benchmark prints: the machine, a table, and the same as JSON."""
+"""What benchmarks share: flags, the config measured, and the table that they print."""
 
 from __future__ import annotations
 
@@ -14,11 +14,29 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
+from ml_collections import ConfigDict
+
+from flax_heads import info
 
 
 def add_flags(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--rounds", type=int, default=5, help="timed runs of each")
     parser.add_argument("--json", type=pathlib.Path, help="file for the same as JSON")
+
+
+def add_config_flags(parser: argparse.ArgumentParser) -> None:
+    """Those that `config_of` reads."""
+    parser.add_argument("--config", default="configs/voxceleb2.py")
+    parser.add_argument("--size", type=int, help="pixels; the config's by default")
+
+
+def config_of(flags: argparse.Namespace) -> ConfigDict:
+    """The config to be measured; its content loss is the pixel pyramid, without files."""
+    config = info.load_config(flags.config)
+    config.size = flags.size or config.size
+    config.loss.pixel = 10.0
+    config.perceptual.update(vgg19=0.0, vggface=0.0, face_id=0.0)
+    return config
 
 
 def machine() -> dict[str, Any]:
@@ -54,6 +72,23 @@ def matmul_peak(dtype: str = "float32") -> float:
         multiply(a).block_until_ready()
         seconds.append(time.perf_counter() - start)
     return 2 * n**3 / min(seconds)
+
+
+def add_rates(rows: Sequence[dict[str, Any]], things: int, name: str, peak: float = 0):
+    """Adds what was done in a second, and the share of the machine's peak.
+
+    Args:
+      rows: of `in_turn.compare`; those with "seconds" are changed.
+      things: done in one timed run.
+      name: of the column, "images_per_s" for example.
+      peak: FLOP/s of `matmul_peak`, for rows that have "flops".
+    """
+    for row in rows:
+        flops = row.pop("flops", None)
+        if row.get("seconds"):
+            row[name] = things / row["seconds"]
+            if flops and peak:
+                row["share_of_peak"] = flops / row["seconds"] / peak
 
 
 def show(

@@ -9,55 +9,33 @@ from __future__ import annotations
 
 import argparse
 import functools
-import sys
 import time
 
 import numpy as np
 
 from benchmarks import in_turn, report, torch_side
-from flax_heads.info import load_config
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     report.add_flags(parser)
-    parser.add_argument("--config", default="configs/voxceleb2.py")
-    parser.add_argument("--size", type=int, help="pixels; the config's by default")
+    report.add_config_flags(parser)
+    torch_side.add_flags(parser)
     parser.add_argument("--batch-size", type=int, default=1)
     parser.add_argument("--num-support", type=int, default=4)
     parser.add_argument("--dtype", default="float32", choices=("float32", "bfloat16"))
     parser.add_argument("--num-videos", type=int, default=128, help="rows of W")
     parser.add_argument("--remat", action="store_true", help="config.model.remat")
     parser.add_argument("--accumulate", type=int, default=1, help="config.accumulate")
-    parser.add_argument("--torch-python", default=sys.executable)
-    parser.add_argument(
-        "--torch",
-        nargs="*",
-        default=["eager", "compile"],
-        choices=list(torch_side.NAMES),
-        help="which of PyTorch's ways; none after it: ours alone",
-    )
-    parser.add_argument("--serve", help=argparse.SUPPRESS)
     flags = parser.parse_args()
-    if flags.serve:
-        (serve_jax if flags.serve == "jax" else serve_torch)(flags)
+    if torch_side.serves(flags, serve_jax, serve_torch):
         return
-
-    def command(python, name):
-        return [python, "-m", "benchmarks.step", *sys.argv[1:], f"--serve={name}"]
-
-    candidates = {"flax-heads": command(sys.executable, "jax")}
-    for name in flags.torch:
-        candidates[torch_side.NAMES[name]] = command(flags.torch_python, name)
+    candidates = torch_side.candidates(flags, "benchmarks.step", {"flax-heads": "jax"})
     peak = report.matmul_peak(flags.dtype)
     rows = in_turn.compare(candidates, flags.rounds)
     config = _config(flags)
     images = config.batch_size * (config.num_support + 1)
-    for row in rows:
-        if row.get("seconds"):
-            row["images_per_s"] = images / row["seconds"]
-        if row.get("flops") and row.get("seconds"):
-            row["share_of_peak"] = row.pop("flops") / row["seconds"] / peak
+    report.add_rates(rows, images, "images_per_s", peak)
     about = {
         "config": flags.config,
         "size, batch, K": (config.size, config.batch_size, config.num_support),
@@ -117,8 +95,7 @@ def serve_torch(flags: argparse.Namespace) -> None:
     )
     optimizer_d = torch_side.adam([*networks.discriminator.parameters(), w], 2e-4)
     batch = {n: torch_side.to_device(v) for n, v in make_batch(config).items()}
-    weights = {n: config.loss[n] for n in ("pixel", "adversarial")}
-    weights |= {n: config.loss[n] for n in ("feature_matching", "match")}
+    weights = config.loss.to_dict()
     if flags.serve == "compile":
         torch_side.compiled(networks, ("embedder", "generator", "discriminator"))
 
@@ -133,19 +110,14 @@ def serve_torch(flags: argparse.Namespace) -> None:
             )
         torch_side.finish()
 
-    start = time.perf_counter()
-    run()
-    in_turn.serve(run, {"compile_s": time.perf_counter() - start})
+    in_turn.serve(run)
 
 
 def _config(flags: argparse.Namespace):
-    config = load_config(flags.config)
+    config = report.config_of(flags)
     config.update(batch_size=flags.batch_size, num_support=flags.num_support)
-    config.size = flags.size or config.size
     config.accumulate = flags.accumulate
     config.model.update(dtype=flags.dtype, remat=flags.remat)
-    config.loss.pixel = 10.0
-    config.perceptual.update(vgg19=0.0, vggface=0.0, face_id=0.0)
     return config
 
 

@@ -1,15 +1,61 @@
-"""What the benchmarks share on PyTorch's side: plain modules, eager or compiled."""
+"""Comparisons with PyTorch: flags, processes, and plain modules, eager or compiled."""
 
 from __future__ import annotations
 
+import argparse
 import functools
 import importlib.util
 import sys
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
 
-NAMES = {"eager": "torch eager", "compile": "torch.compile"}
+_NAMES = {"eager": "torch eager", "compile": "torch.compile"}
+
+
+def add_flags(parser: argparse.ArgumentParser) -> None:
+    """Those that `candidates` and `serves` read."""
+    parser.add_argument("--torch-python", default=sys.executable)
+    parser.add_argument(
+        "--torch",
+        nargs="*",
+        default=list(_NAMES),
+        choices=list(_NAMES),
+        help="which of PyTorch's ways; none after it: ours alone",
+    )
+    parser.add_argument("--serve", help=argparse.SUPPRESS)
+
+
+def candidates(
+    flags: argparse.Namespace, module: str, ours: dict[str, str]
+) -> dict[str, list[str]]:
+    """Commands for `in_turn.compare`: this program again, with `--serve` added.
+
+    Args:
+      flags: parsed, of this program.
+      module: its name, as `python -m` takes it.
+      ours: name -> what `--serve` is to say, of the candidates in JAX.
+    """
+
+    def command(python, served):
+        return [python, "-m", module, *sys.argv[1:], f"--serve={served}"]
+
+    return {
+        **{name: command(sys.executable, served) for name, served in ours.items()},
+        **{_NAMES[way]: command(flags.torch_python, way) for way in flags.torch},
+    }
+
+
+def serves(
+    flags: argparse.Namespace,
+    serve_jax: Callable[[argparse.Namespace], None],
+    serve_torch: Callable[[argparse.Namespace], None],
+) -> bool:
+    """Whether this process was a candidate, which has been served."""
+    if flags.serve:
+        (serve_torch if flags.serve in _NAMES else serve_jax)(flags)
+    return bool(flags.serve)
 
 
 def load_torch():

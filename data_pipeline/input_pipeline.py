@@ -15,7 +15,7 @@ from typing import Any
 
 import numpy as np
 
-from data_pipeline import archive, episodes, geometry, packing
+from data_pipeline import archive, episodes
 from data_pipeline.errors import InputError
 from data_pipeline.identity_augmentation import augment_batch, check_strength
 from data_pipeline.prepared import open_split
@@ -289,52 +289,3 @@ class Records:
                 )
                 self.leave_out(video, problem)
         return found
-
-
-def archive_from_records(
-    data_dir: str | os.PathLike,
-    split: str = "train",
-    size: int | None = None,
-    max_damaged: float = MAX_DAMAGED,
-) -> archive.Archive:
-    """Loads all frames of a split into memory, in the order of the records.
-
-    Args:
-      size: side of the archive's frames in pixels, at most that of the records;
-        rasters are drawn at that size.
-      max_damaged: as for `Records`; damaged videos are left out.
-
-    Raises:
-      InputError: as `Records`, or a larger size.
-    """
-    records = Records(data_dir, split, max_damaged)
-    size = size or records.size
-    if size > records.size:
-        raise InputError(
-            f"{records.path}: has frames of {records.size} px, so no archive of {size} "
-            "px can be made from it; prepare it at that size"
-        )
-    box = geometry.whole_frame(records.size, records.size)
-    frames, landmarks, kept = [], [], []
-    for index, example in records.examples():
-        try:
-            decoded = [packing.decode_jpeg(b, records.size) for b in example["frames"]]
-        except ValueError as error:
-            problem = f"{records.path}: the record of {records.videos[index]} holds "
-            records.leave_out(index, f"{problem}{error}; {AGAIN}")
-            continue
-        if size != records.size:
-            decoded = [geometry.crop(frame, box, size) for frame in decoded]
-        frames += decoded
-        landmarks.append(
-            geometry.resize_points(example["landmarks"], records.size, size)
-        )
-        kept.append(index)
-    return archive.make_archive(
-        np.stack(frames),
-        np.concatenate(landmarks),
-        records.frames_per_video[kept],
-        [records.videos[index] for index in kept],
-        [records.identities[index] for index in kept],
-        records.style,
-    )

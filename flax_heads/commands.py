@@ -31,7 +31,7 @@ def prepare(arguments) -> None:
 
 
 def _share(text: str | None) -> tuple[int, int] | None:
-    """ "I/N" as numbers."""
+    """The numbers of "I/N"."""
     if text is None:
         return None
     i, _, n = text.partition("/")

@@ -11,8 +11,9 @@ import functools
 import jax
 import jax.numpy as jnp
 
-# Of fewer pixels a fused convolution saves less than putting its kernel together costs.
-_FEW_PIXELS = 128
+# On fewer pixels of an image a fused convolution saves less than putting its kernel
+# together costs. The batch has no say: it would change the rounding of an image.
+_FEW_PIXELS = 64
 # Numbers of input from which on XLA's gradient of the kernel falls behind on the CPU.
 _LARGE = 2**18
 _NARROW = 32  # channels, of which it never does
@@ -59,7 +60,7 @@ def conv_downsample(x: jax.Array, kernel: jax.Array, *_, **__) -> jax.Array:
       [B, H/2, W/2, D].
     """
     b, h, w, c = x.shape
-    if _are_few(b, h // 2, w // 2):
+    if h // 2 * (w // 2) < _FEW_PIXELS:
         return downsample(conv(x, kernel))
 
     def widen(k):  # 3 taps -> 4
@@ -95,7 +96,7 @@ def upsample_conv(x: jax.Array, kernel: jax.Array, *_, **__) -> jax.Array:
     """
     b, h, w, c = x.shape
     d = kernel.shape[-1]
-    if _are_few(b, h, w):
+    if h * w < _FEW_PIXELS:
         return conv(upsample(x), kernel)
 
     def merge(k):  # 3 taps -> [tap][phase]
@@ -117,11 +118,6 @@ def upsample_conv(x: jax.Array, kernel: jax.Array, *_, **__) -> jax.Array:
     ]  # each [B, H, W, D]
     rows = jnp.stack([jnp.stack(row, 3) for row in phases], 2)  # [B, H, 2, W, 2, D]
     return rows.reshape(b, 2 * h, 2 * w, d)
-
-
-def _are_few(b, h, w) -> bool:
-    """Whether fusing does not pay; an exported program's batch has no number yet."""
-    return isinstance(b, int) and b * h * w < _FEW_PIXELS
 
 
 def _xla_conv(x, kernel, padding="SAME"):

@@ -22,7 +22,7 @@ from flax_heads.fine_tuning import (
     make_fine_tune_step,
     personalize,
 )
-from flax_heads.state import Networks
+from flax_heads.state import Networks, TrainState
 from flax_heads.talking_head import TalkingHead
 
 _WARPS_TO_CHECK = 8  # one batch
@@ -51,6 +51,22 @@ class MetaModel:
     discriminator: Any
     discriminator_vectors: spectral.Vectors
     source: str
+
+    @classmethod
+    def of_state(
+        cls, config: ConfigDict, state: TrainState, source: str = ""
+    ) -> MetaModel:
+        """The model of a fresh state, whose averages are the parameters themselves."""
+        return cls(
+            config=config,
+            step=int(state.step),
+            networks=recipe.networks(config),
+            params=state.ema,
+            vectors=state.generator.vectors,
+            discriminator=state.discriminator.params,
+            discriminator_vectors=state.discriminator.vectors,
+            source=source,
+        )
 
     @property
     def size(self) -> int:

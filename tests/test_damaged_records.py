@@ -139,7 +139,7 @@ def test_records_in_another_order_than_the_index_says_are_noticed(copy):
 
 
 def test_an_archive_leaves_damaged_videos_out(dataset, copy):
-    from data_pipeline.input_pipeline import archive_from_records
+    from data_pipeline.records_in_memory import archive_from_records
 
     bad = small_dataset.damage_a_record(copy)
     whole = archive_from_records(dataset)

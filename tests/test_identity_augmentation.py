@@ -5,11 +5,12 @@ import itertools
 import numpy as np
 import pytest
 
-from data_pipeline import geometry, synthetic
+from data_pipeline import face_shape, geometry, synthetic
 from data_pipeline import identity_augmentation as augmentation
 from data_pipeline.archive import load_archive, render_archive
 from data_pipeline.errors import InputError
-from data_pipeline.identity_augmentation import MIRRORED, augment_episode
+from data_pipeline.face_shape import MIRRORED
+from data_pipeline.identity_augmentation import augment_episode
 from data_pipeline.raster import draw_raster
 
 SIZE = 128
@@ -110,8 +111,8 @@ def test_nothing_folds_in_any_pose(plain_colours):
     )
     wild = rng.uniform(0, SIZE, (3, 68, 2)).astype(np.float32)
     for seed, landmarks in itertools.product(range(10), (LANDMARKS, wild)):
-        shape = augmentation._draw_shape(np.random.default_rng(seed), 1.0)
-        warp = augmentation._Warp(landmarks, shape, nodes)
+        shape = face_shape.draw_shape(np.random.default_rng(seed), 1.0)
+        warp = face_shape.Warp(landmarks, shape, nodes)
         moved = warp(np.broadcast_to(grid, (len(landmarks), *grid.shape)))
         moved = moved.reshape(-1, 64, 64, 2)
         right = np.diff(moved, axis=2)[:, :-1]
@@ -131,7 +132,7 @@ def test_nothing_black_comes_in_from_outside(plain_colours):
 
 def test_an_episode_has_one_map_of_colours(same_view, monkeypatch):
     still = np.zeros((13, 2)), np.zeros((13, 2))
-    monkeypatch.setattr(augmentation, "_draw_shape", lambda *_: still)
+    monkeypatch.setattr(augmentation, "draw_shape", lambda *_: still)
     frames, points = _augment(3)
     np.testing.assert_allclose(points, LANDMARKS, atol=1e-4)
     assert (frames != FRAMES).any()

@@ -80,7 +80,7 @@ def test_a_dataset_describes_itself(data_dir):
 
 
 def test_batches_are_those_of_the_archive_of_the_same_records(data_dir):
-    from data_pipeline.input_pipeline import archive_from_records
+    from data_pipeline.records_in_memory import archive_from_records
 
     archive = archive_from_records(data_dir)
     records = _records(data_dir)
@@ -106,7 +106,7 @@ def test_resume_replays_nothing_and_processes_share_the_batch(data_dir):
 
 
 def test_augmented_batches_are_those_of_the_archive_too(data_dir):
-    from data_pipeline.input_pipeline import archive_from_records
+    from data_pipeline.records_in_memory import archive_from_records
 
     records, strong = _records(data_dir), {"identity_augmentation": 1.0}
     batches = _take(records, 4, **strong)
@@ -117,7 +117,7 @@ def test_augmented_batches_are_those_of_the_archive_too(data_dir):
 
 
 def test_a_smaller_archive_draws_its_own_rasters(data_dir):
-    from data_pipeline.input_pipeline import archive_from_records
+    from data_pipeline.records_in_memory import archive_from_records
 
     small = archive_from_records(data_dir, "test", size=32)
     assert small.frames.shape == (10, 32, 32, 3)

@@ -10,11 +10,10 @@ import pytest
 from flax.traverse_util import flatten_dict, unflatten_dict
 
 from flax_heads import parallel
-from flax_heads.generator import Projection
 from flax_heads.meta_learning import make_meta_step
 from flax_heads.metric_writer import METRICS
 from flax_heads.objectives import LossWeights, PerceptualNetwork, to_unit_range
-from flax_heads.state import Adam, Networks, update_ema
+from flax_heads.state import Adam, update_ema
 from tests import tiny
 
 
@@ -289,15 +288,6 @@ def test_one_device_four_devices_and_pmap_agree():
         )
 
 
-def _with(**attributes):
-    return Networks(
-        *(
-            module if isinstance(module, Projection) else module.clone(**attributes)
-            for module in tiny.NETWORKS
-        )
-    )
-
-
 def test_memory_levers_change_no_number_but_memory():
     """`accumulate` (on one device and on a mesh) and `remat`; a video in two parts."""
     batches = [tiny.make_batch(seed, batch_size=8) for seed in range(2)]
@@ -318,7 +308,7 @@ def test_memory_levers_change_no_number_but_memory():
     step, memory = compiled()
     one_state, one_metrics = _run(step, tiny.new_state(), batches)
     in_parts, less_by_parts = compiled(accumulate=4)
-    again, less_by_remat = compiled(_with(remat=True))
+    again, less_by_remat = compiled(tiny.networks_with(remat=True))
     assert less_by_parts < 0.6 * memory
     if jax.__version_info__ >= (0, 11):  # before, XLA's CPU backend undid it
         assert less_by_remat < 0.9 * memory
@@ -339,7 +329,7 @@ def test_bfloat16_trains_like_float32(step):
     """Over 200 steps the curves stay together, and all that is kept is float32."""
     batches = [tiny.make_batch(seed) for seed in range(8)]
     half = make_meta_step(
-        _with(dtype=jnp.bfloat16),
+        tiny.networks_with(dtype=jnp.bfloat16),
         tiny.GENERATOR_ADAM,
         tiny.DISCRIMINATOR_ADAM,
         tiny.WEIGHTS,

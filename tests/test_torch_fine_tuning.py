@@ -8,8 +8,7 @@ import pytest
 torch = pytest.importorskip("torch")
 
 from flax_heads.fine_tuning import FineTuneState, make_fine_tune_step
-from flax_heads.generator import Projection
-from flax_heads.state import Networks, start_player
+from flax_heads.state import start_player
 from flax_heads.torch_weights import to_state_dict
 from tests import tiny, torch_models
 from tests.test_torch_parity import (
@@ -32,13 +31,7 @@ def compare_fine_tune_steps(steps: int) -> dict[str, float]:
     Returns:
       largest errors of the losses of all steps, and of what there is after the last.
     """
-    dtype = jnp.result_type(float)
-    networks = Networks(
-        *(
-            module if isinstance(module, Projection) else module.clone(dtype=dtype)
-            for module in tiny.NETWORKS
-        )
-    )
+    networks = tiny.networks_with(dtype=jnp.result_type(float))
     adams = tiny.GENERATOR_ADAM, tiny.DISCRIMINATOR_ADAM
     learned = random_state(*adams)
     (psi,) = random_arrays((networks.generator.psi_size,))

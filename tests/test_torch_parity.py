@@ -32,7 +32,7 @@ from flax_heads.discriminator import Discriminator
 from flax_heads.embedder import Embedder
 from flax_heads.generator import Generator, Projection
 from flax_heads.meta_learning import make_meta_step
-from flax_heads.state import Networks, start_player
+from flax_heads.state import start_player
 from flax_heads.torch_weights import from_state_dict, to_state_dict
 from flax_heads.video_embeddings import VideoEmbeddings
 from tests import tiny, torch_models
@@ -386,13 +386,7 @@ def compare_meta_steps(steps: int) -> dict[str, float]:
       largest errors of the first step's losses and gradients, and of what there is
       after the last step.
     """
-    dtype = jnp.result_type(float)
-    networks = Networks(
-        *(
-            module if isinstance(module, Projection) else module.clone(dtype=dtype)
-            for module in tiny.NETWORKS
-        )
-    )
+    networks = tiny.networks_with(dtype=jnp.result_type(float))
     adams = tiny.GENERATOR_ADAM, tiny.DISCRIMINATOR_ADAM
     state = random_state(*adams)
     step = jax.jit(make_meta_step(networks, *adams, tiny.WEIGHTS))

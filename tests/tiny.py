@@ -8,10 +8,10 @@ import numpy as np
 from configs import common
 from data_pipeline import synthetic
 from data_pipeline.people import Person
-from flax_heads import recipe
+from flax_heads.generator import Projection
 from flax_heads.meta_model import MetaModel
 from flax_heads.objectives import LossWeights
-from flax_heads.state import Adam, init_state, make_networks
+from flax_heads.state import Adam, Networks, init_state, make_networks
 
 SIZE = 16
 NUM_VIDEOS = 10
@@ -28,6 +28,16 @@ NETWORKS = make_networks(
 GENERATOR_ADAM = Adam(1e-3)
 DISCRIMINATOR_ADAM = Adam(2e-3)
 WEIGHTS = LossWeights(pixel=10.0)
+
+
+def networks_with(**attributes) -> Networks:
+    """`NETWORKS` with other attributes of the modules that compute images."""
+    return Networks(
+        *(
+            module if isinstance(module, Projection) else module.clone(**attributes)
+            for module in NETWORKS
+        )
+    )
 
 
 def make_state(seed: int = 0):
@@ -63,17 +73,7 @@ def make_model(**fine_tune):
         batch_size=2,
     )
     config.fine_tune.update(fine_tune)
-    state = new_state()
-    return MetaModel(
-        config=config,
-        step=7,
-        networks=recipe.networks(config),
-        params=state.ema,
-        vectors=state.generator.vectors,
-        discriminator=state.discriminator.params,
-        discriminator_vectors=state.discriminator.vectors,
-        source="model",
-    )
+    return MetaModel.of_state(config, new_state(), source="model")
 
 
 def make_person(seed: int, num_photos: int) -> Person:

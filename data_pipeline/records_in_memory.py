@@ -1,0 +1,62 @@
+"""Prepared records as an archive: all frames of a split in memory."""
+
+from __future__ import annotations
+
+import os
+
+import numpy as np
+
+from data_pipeline import geometry, packing
+from data_pipeline.archive import Archive, make_archive
+from data_pipeline.errors import InputError
+from data_pipeline.input_pipeline import MAX_DAMAGED, Records
+from data_pipeline.shards import AGAIN
+
+
+def archive_from_records(
+    data_dir: str | os.PathLike,
+    split: str = "train",
+    size: int | None = None,
+    max_damaged: float = MAX_DAMAGED,
+) -> Archive:
+    """Loads all frames of a split into memory, in the order of the records.
+
+    Args:
+      size: side of the archive's frames in pixels, at most that of the records;
+        rasters are drawn at that size.
+      max_damaged: as for `Records`; damaged videos are left out.
+
+    Raises:
+      InputError: as `Records`, or a larger size.
+    """
+    records = Records(data_dir, split, max_damaged)
+    size = size or records.size
+    if size > records.size:
+        raise InputError(
+            f"{records.path}: has frames of {records.size} px, so no archive of {size} "
+            "px can be made from it; prepare it at that size"
+        )
+    box = geometry.whole_frame(records.size, records.size)
+    frames, landmarks, kept = [], [], []
+    for index, example in records.examples():
+        try:
+            decoded = [packing.decode_jpeg(b, records.size) for b in example["frames"]]
+        except ValueError as error:
+            problem = f"{records.path}: the record of {records.videos[index]} holds "
+            records.leave_out(index, f"{problem}{error}; {AGAIN}")
+            continue
+        if size != records.size:
+            decoded = [geometry.crop(frame, box, size) for frame in decoded]
+        frames += decoded
+        landmarks.append(
+            geometry.resize_points(example["landmarks"], records.size, size)
+        )
+        kept.append(index)
+    return make_archive(
+        np.stack(frames),
+        np.concatenate(landmarks),
+        records.frames_per_video[kept],
+        [records.videos[index] for index in kept],
+        [records.identities[index] for index in kept],
+        records.style,
+    )
