@@ -7,8 +7,6 @@ shape, the same mirror, shift, zoom and turn of the picture, and the same map of
 
 from __future__ import annotations
 
-import functools
-
 import numpy as np
 
 from data_pipeline import geometry

@@ -191,7 +191,7 @@ def _held_out_archive(model, data_dir, frames_needed, num_videos) -> Archive:
             )
     if data_dir is None and config.data.kind == "archive":
         return open_episodes(config, model.source)[1]
-    from data_pipeline.records_in_memory import archive_from_records  # imports TensorFlow
+    from data_pipeline.records_in_memory import archive_from_records  # and TensorFlow
 
     return archive_from_records(data_dir or config.data.path, "test", model.size)
 
