@@ -13,13 +13,17 @@ PYTHON := $(shell for p in python3.14 python3.13 python3.12 python3.11 python3 p
 	>/dev/null 2>&1; then echo $$p; break; fi; done)
 endif
 
-.PHONY: demo test torch parity docs lint format clean
+.PHONY: demo test notebooks torch parity docs lint format clean
 
 demo: $(VENV)/.ready
 	$(BIN)/flax-heads demo --output demo_output
 
 test: $(VENV)/.ready
 	$(BIN)/python -m pytest $(PYTEST_ARGS)
+
+notebooks: $(VENV)/.ready
+	$(BIN)/python -m pip install --quiet --editable '.[notebooks]'
+	$(BIN)/jupyter lab notebooks
 
 # The tests that compare with PyTorch. On Linux its package brings CUDA along; to spare
 # that, install a CPU build into $(VENV) first.

@@ -2,7 +2,8 @@
 
     python -m flax_heads.train --config=configs/synthetic.py --workdir=runs/synthetic
 
-`:demo` is what `make demo` trains, minutes on two CPU cores; `:smoke` takes a few steps.
+`:demo` is what `make demo` trains, minutes on two CPU cores; `:smoke` takes a few steps,
+and `:tiny` a few of a 16 px model, seconds: the notebooks when tests run them.
 Variants of `variants.py` follow the size: `:small,no_attention`.
 """
 
@@ -12,7 +13,7 @@ from configs import common, variants
 
 
 def get_config(arg: str | None = None) -> ConfigDict:
-    sizes = {"small": _small, "demo": _demo, "smoke": _smoke}
+    sizes = {"small": _small, "demo": _demo, "smoke": _smoke, "tiny": _tiny}
     return variants.build(arg, sizes, default="small")
 
 
@@ -33,4 +34,16 @@ def _demo() -> ConfigDict:
 def _smoke() -> ConfigDict:
     config = common.smoke(_small())
     config.data.update(num_videos=8, frames_per_video=4)
+    return config
+
+
+def _tiny() -> ConfigDict:
+    config = _smoke()
+    config.update(size=16, batch_size=8)
+    config.model.embedder.update(channels=(8, 16), attention_after=None)
+    config.model.discriminator.update(channels=(8, 16), attention_after=None)
+    config.model.generator.update(
+        channels=(8, 16), num_residual_blocks=1, up_attention_after=None
+    )
+    config.fine_tune.update(num_iterations=2, check_every=2, augmentations=8)
     return config

@@ -26,7 +26,7 @@ from flax_heads.console import log, progress, staged_progress
 from flax_heads.early_stopping import describe
 from flax_heads.meta_model import fine_tune, load_model
 
-_DRIVERS = {"talk": 5, "look": 12, "expressive": 21}  # motion -> the driver's seed
+DRIVERS = {"talk": 5, "look": 12, "expressive": 21}  # motion -> the driver's seed
 _DRIVER_FRAMES = 75
 _DRIVER_SIZE = 192
 _FPS = 25
@@ -61,7 +61,7 @@ def run_demo(
     started = time.monotonic()
     output = pathlib.Path(output)
     output.mkdir(parents=True, exist_ok=True)
-    photos = list(photos) or [_portrait(output / "portrait.png")]
+    photos = list(photos) or [portrait(output / "portrait.png")]
     drivers = {pathlib.Path(clip).stem: clip for clip in driving}
     if len(drivers) < len(driving):
         raise InputError(
@@ -84,8 +84,8 @@ def run_demo(
     head.save(output / "head")
 
     log.info("2/2 driving")
-    for kind, seed in () if drivers else _DRIVERS.items():
-        drivers[kind] = _render_driver(output / f"driver_{kind}.mp4", kind, seed)
+    for kind, seed in () if drivers else DRIVERS.items():
+        drivers[kind] = render_driver(output / f"driver_{kind}.mp4", kind, seed)
     videos = []
     for name, clip in drivers.items():
         videos.append(output / f"{name}.mp4")
@@ -94,7 +94,7 @@ def run_demo(
     sheet = output / "contact_sheet.png"
     sheets = [np.asarray(Image.open(v.with_suffix(".png"))) for v in videos]
     Image.fromarray(_side_by_side(sheets)).save(sheet)
-    _save_animation(output / "personalities.webp", videos)
+    save_animation(output / "personalities.webp", videos)
 
     minutes = (time.monotonic() - started) / 60
     program = pathlib.Path(sys.executable).with_name("flax-heads")
@@ -108,7 +108,12 @@ def run_demo(
     return videos
 
 
-def _portrait(path: pathlib.Path) -> pathlib.Path:
+def portrait(path: str | pathlib.Path) -> pathlib.Path:
+    """Writes the demo's photograph, an astronaut, and returns `path`.
+
+    Raises:
+      InputError: scikit-image, which ships it, is not installed.
+    """
     try:
         from skimage import data
     except ImportError as error:
@@ -117,17 +122,26 @@ def _portrait(path: pathlib.Path) -> pathlib.Path:
             "or give --photo"
         ) from error
     Image.fromarray(data.astronaut()).save(path)
-    return path
+    return pathlib.Path(path)
 
 
-def _render_driver(path, kind, seed):
-    """A clip of a rendered stranger who moves in one of three ways."""
-    motion = synthetic.sample_motion(seed, _DRIVER_FRAMES, kind)
+def render_driver(
+    path: str | pathlib.Path, kind: str, seed: int, num_frames: int = _DRIVER_FRAMES
+) -> pathlib.Path:
+    """Writes a clip (mp4) of a rendered stranger, and returns `path`.
+
+    Args:
+      path: the file.
+      kind: how they move, one of `synthetic_motion.MOTION_KINDS`.
+      seed: who they are, and their motion.
+      num_frames: at 25 a second.
+    """
+    motion = synthetic.sample_motion(seed, num_frames, kind)
     frames, _ = synthetic.render(synthetic.sample_identity(seed), motion, _DRIVER_SIZE)
     with VideoWriter(path, _DRIVER_SIZE, _DRIVER_SIZE, _FPS) as writer:
         for frame in frames:
             writer.write(frame)
-    return path
+    return pathlib.Path(path)
 
 
 def _side_by_side(pictures):
@@ -140,10 +154,11 @@ def _side_by_side(pictures):
     return np.concatenate(padded, 1)
 
 
-def _save_animation(path, videos):
-    """The source once, then for each video its driver above its result.
+def save_animation(path: str | pathlib.Path, videos: Sequence[pathlib.Path]) -> None:
+    """Writes a `.webp`: the source once, then for each video its driver above its result.
 
     Args:
+      path: the file.
       videos: of source, driver and result side by side.
     """
     shown = [

@@ -6,6 +6,7 @@ that differ in fine-tuning alone share one training.
 
 from __future__ import annotations
 
+import contextlib
 import json
 import pathlib
 import shlex
@@ -83,10 +84,20 @@ def plan(
     return runs
 
 
-def run(runs: Sequence[Run], workdir: str | pathlib.Path) -> int:
+def run(
+    runs: Sequence[Run],
+    workdir: str | pathlib.Path,
+    log_to: str | pathlib.Path | None = None,
+) -> int:
     """Runs the plan; one that fails is named and the others go on.
 
     Leaves `table.md` in `workdir`, renewed after every run.
+
+    Args:
+      runs: from `plan`.
+      workdir: the same as there.
+      log_to: file to which the programs' output is appended, as in a notebook; by
+        default it goes where this process's does.
 
     Returns:
       the exit code: 0 if all were evaluated, 1 if some failed, `EXIT_PREEMPTED` if it
@@ -100,7 +111,7 @@ def run(runs: Sequence[Run], workdir: str | pathlib.Path) -> int:
         log.info("variant %d of %d: %s", i, len(runs), one.name)
         commands = [one.evaluate] if one.model in trained else [one.train, one.evaluate]
         for command in commands:
-            code = _run(command)
+            code = _run(command, log_to)
             if code in (EXIT_PREEMPTED, -signal.SIGTERM, -signal.SIGINT):
                 log.warning("told to stop: run again to go on")
                 return EXIT_PREEMPTED
@@ -117,9 +128,12 @@ def run(runs: Sequence[Run], workdir: str | pathlib.Path) -> int:
     return 1 if failed else 0
 
 
-def _run(command: Sequence[str]) -> int:
+def _run(command: Sequence[str], log_to: str | pathlib.Path | None) -> int:
     """Runs a command to its end; SIGTERM is passed on, so that training can save."""
-    with subprocess.Popen(command) as process:
+    with contextlib.ExitStack() as stack:
+        output = stack.enter_context(open(log_to, "ab")) if log_to else None
+        process = subprocess.Popen(command, stdout=output, stderr=output)
+        stack.enter_context(process)
         before = signal.signal(signal.SIGTERM, lambda *_: process.terminate())
         try:
             return process.wait()

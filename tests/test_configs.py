@@ -9,7 +9,7 @@ from flax_heads import info, recipe
 from flax_heads.integrity import differences
 
 RECIPES = {
-    "synthetic": (synthetic, (None, "demo", "smoke")),
+    "synthetic": (synthetic, (None, "demo", "smoke", "tiny")),
     "voxceleb1": (voxceleb1, (None, "small", "smoke")),
     "voxceleb2": (voxceleb2, (None, "small", "smoke")),
 }
