@@ -1,9 +1,9 @@
-"""Rendered heads, no download: the recipe of `make demo`, of tests and of ablations.
+"""Rendered heads, no download: the recipe of tests and of ablations.
 
     python -m flax_heads.train --config=configs/synthetic.py --workdir=runs/synthetic
 
-`:demo` is what `make demo` trains, minutes on two CPU cores; `:smoke` takes a few steps,
-and `:tiny` a few of a 16 px model, seconds: the notebooks when tests run them.
+`:smoke` takes a few steps, and `:tiny` a few of a 16 px model, seconds: the notebooks
+when tests run them.
 Variants of `variants.py` follow the size: `:small,no_attention`.
 """
 
@@ -13,7 +13,7 @@ from configs import common, variants
 
 
 def get_config(arg: str | None = None) -> ConfigDict:
-    sizes = {"small": _small, "demo": _demo, "smoke": _smoke, "tiny": _tiny}
+    sizes = {"small": _small, "smoke": _smoke, "tiny": _tiny}
     return variants.build(arg, sizes, default="small")
 
 
@@ -21,13 +21,6 @@ def _small() -> ConfigDict:
     config = common.small(common.paper())
     config.data.update(kind="synthetic", num_videos=300, frames_per_video=16)
     config.num_train_steps = 2_000
-    return config
-
-
-def _demo() -> ConfigDict:
-    config = _small()
-    config.num_train_steps = 700
-    config.fine_tune.num_iterations = 300
     return config
 
 

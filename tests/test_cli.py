@@ -34,7 +34,7 @@ def test_train_without_flags(capsys):
         (["--config=nowhere.py"], "nowhere.py"),
         (
             ["--config=configs/synthetic.py:nonsense"],
-            "expected a size first (small, demo, smoke)",
+            "expected a size first (small, smoke, tiny)",
         ),
         (["--config=configs/synthetic.py", "--config.batch=3"], "no field 'batch'"),
         (["--config=configs/synthetic.py", "--config.batch_size=many"], "many"),
@@ -136,20 +136,32 @@ def test_the_whole_path_from_a_photograph_to_a_video(tmp_path):
         for frame in frames:
             writer.write(frame)
 
-    def run(*argv):
+    def start(*argv):
         environment = os.environ | {"XLA_FLAGS": "", "XDG_CACHE_HOME": str(tmp_path)}
-        result = subprocess.run(
+        return subprocess.Popen(
             [sys.executable, "-m", "flax_heads.cli", *map(str, argv)],
-            cwd=ROOT, env=environment, capture_output=True, text=True, timeout=300,
+            cwd=ROOT, env=environment, text=True,
+            stdout=subprocess.PIPE, stderr=subprocess.PIPE,
         )  # fmt: skip
-        assert result.returncode == 0, result.stderr
-        return result.stdout
+
+    def finish(process):
+        try:
+            stdout, stderr = process.communicate(timeout=300)
+        finally:
+            process.kill()
+        assert process.returncode == 0, stderr
+        return stdout
+
+    def run(*argv):
+        return finish(start(*argv))
 
     model, head = tmp_path / "model", tmp_path / "head"
+    tracking = start("track", "--driving", driver, "--output", tmp_path / "track.npz")
     run(
         "train", "--config=configs/synthetic.py:smoke", f"--workdir={model}",
         "--config.size=32", "--config.num_train_steps=2",
         "--config.fine_tune.num_iterations=2", "--config.fine_tune.check_every=1",
+        "--config.fine_tune.augmentations=4",
         "--config.model.embedder.channels=(8, 8, 8)",
         "--config.model.discriminator.channels=(8, 8, 8)",
         "--config.model.generator.channels=(8, 8)",
@@ -157,11 +169,16 @@ def test_the_whole_path_from_a_photograph_to_a_video(tmp_path):
     text = run("finetune", "--model", model, "--photos", photo, "--output", head)
     assert "ran all 2 iterations; best at" in text
     assert json.loads((head / "head.json").read_text())["history"]["photos"] == 1
-    run("track", "--driving", driver, "--output", tmp_path / "track.npz")
-    for driving in (driver, tmp_path / "track.npz"):
-        output = tmp_path / f"{driving.suffix[1:]}.mp4"
-        text = run("animate", "--head", head, "--driving", driving, "--output", output)
-        assert "12 frames" in text
+    finish(tracking)
+    outputs = {
+        d: tmp_path / f"{d.suffix[1:]}.mp4" for d in (driver, tmp_path / "track.npz")
+    }
+    animating = [
+        start("animate", "--head", head, "--driving", driving, "--output", output)
+        for driving, output in outputs.items()
+    ]
+    for process, output in zip(animating, outputs.values()):
+        assert "12 frames" in finish(process)
         assert probe(output).num_frames == 12
         assert output.with_suffix(".png").exists()
 

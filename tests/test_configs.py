@@ -4,12 +4,13 @@ import jax
 import numpy as np
 import pytest
 
-from configs import common, synthetic, voxceleb1, voxceleb2
+from configs import bundled, common, synthetic, voxceleb1, voxceleb2
 from flax_heads import info, recipe
 from flax_heads.integrity import differences
 
 RECIPES = {
-    "synthetic": (synthetic, (None, "demo", "smoke", "tiny")),
+    "bundled": (bundled, (None, "smoke")),
+    "synthetic": (synthetic, (None, "small", "smoke", "tiny")),
     "voxceleb1": (voxceleb1, (None, "small", "smoke")),
     "voxceleb2": (voxceleb2, (None, "small", "smoke")),
 }

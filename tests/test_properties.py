@@ -147,7 +147,7 @@ def test_a_face_far_outside_draws_nothing(direction, distance):
 # --- Configs
 
 
-CONFIGS = [(synthetic, arg) for arg in (None, "demo", "smoke")] + [
+CONFIGS = [(synthetic, arg) for arg in (None, "small", "smoke")] + [
     (module, arg)
     for module in (voxceleb1, voxceleb2)
     for arg in (None, "small", "smoke")
