@@ -86,9 +86,11 @@ def check_program(words):
     elif words[:2] == ["python", "-m"]:
         module = importlib.util.find_spec(words[2])
         assert module, f"no module {words[2]}"
-        known = set(
-            re.findall(r'"(--[a-z-]+)"', pathlib.Path(module.origin).read_text())
-        )
+        source = pathlib.Path(module.origin).read_text()
+        for shared in re.findall(r"^from benchmarks import (.+)$", source, re.M):
+            for name in shared.split(", "):
+                source += (ROOT / "benchmarks" / f"{name}.py").read_text()
+        known = set(re.findall(r'"(--[a-z-]+)"', source))
     elif words[0] == "make":
         targets = re.findall(r"^([a-z]+):", (ROOT / "Makefile").read_text(), re.M)
         assert words[1] in targets, f"no target {words[1]}"
