@@ -18,8 +18,10 @@ endif
 demo: $(VENV)/.ready
 	$(BIN)/flax-heads demo --output demo_output
 
+# Files side by side, each in one process: their fixtures are made once.
 test: $(VENV)/.ready
-	$(BIN)/python -m pytest $(PYTEST_ARGS)
+	$(BIN)/python -m pytest --numprocesses=auto --maxprocesses=4 --dist=loadfile \
+		$(PYTEST_ARGS)
 
 notebooks: $(VENV)/.ready
 	$(BIN)/python -m pip install --quiet --editable '.[notebooks]'
