@@ -13,6 +13,7 @@ import pathlib
 import sys
 import time
 from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 from PIL import Image
@@ -28,7 +29,7 @@ from flax_heads.early_stopping import describe
 from flax_heads.meta_model import fine_tune, load_model
 
 DRIVERS = {"talk": 5, "look": 12, "expressive": 21}  # motion -> the driver's seed
-_MOST_ITERATIONS = 150  # of fine-tuning
+_MOST_ITERATIONS = 100  # of fine-tuning
 _DRIVER_FRAMES = 75
 _DRIVER_SIZE = 192
 _FPS = 25
@@ -75,19 +76,23 @@ def run_demo(
     person = load_person(photos, meta.size)
 
     log.info("1/2 learning the person in %s", ", ".join(map(str, photos)))
-    with progress("fine-tuning", meta.rule().num_iterations) as show:
-        head = fine_tune(
-            meta,
-            person.photos,
-            person.landmarks,
-            on_progress=lambda done, _: show(done),
-        )
+    with ThreadPoolExecutor(1) as aside:
+        clips = {  # rendered meanwhile
+            kind: aside.submit(render_driver, output / f"driver_{kind}.mp4", kind, seed)
+            for kind, seed in ({} if drivers else DRIVERS).items()
+        }
+        with progress("fine-tuning", meta.rule().num_iterations) as show:
+            head = fine_tune(
+                meta,
+                person.photos,
+                person.landmarks,
+                on_progress=lambda done, _: show(done),
+            )
     log.info("%s", describe(head.history))
     head.save(output / "head")
 
     log.info("2/2 driving")
-    for kind, seed in () if drivers else DRIVERS.items():
-        drivers[kind] = render_driver(output / f"driver_{kind}.mp4", kind, seed)
+    drivers.update({kind: clip.result() for kind, clip in clips.items()})
     videos = []
     for name, clip in drivers.items():
         videos.append(output / f"by_{name}.mp4")

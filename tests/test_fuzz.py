@@ -78,7 +78,7 @@ def _misbehave(case, beat):
 def test_faults_are_seen():
     names = ("crash", "hang", "memory", "exception", "fine")
     cases = [fuzz.Case(name, "", pathlib.Path(), None) for name in names]
-    outcomes = fuzz.run_cases(cases, 2, _misbehave, seconds=3.0)
+    outcomes = fuzz.run_cases(cases, 2, _misbehave, seconds=10.0)
     found = {case.name: outcome.verdict for case, outcome in outcomes.items()}
     assert found == {
         "crash": "crashed",

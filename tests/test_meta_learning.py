@@ -33,6 +33,25 @@ def step():
     return jax.jit(_make_step())
 
 
+def _compiled(networks=tiny.NETWORKS, **options):
+    """(the step of eight episodes on one device, bytes of its workspace)."""
+    step = make_meta_step(
+        networks,
+        tiny.GENERATOR_ADAM,
+        tiny.DISCRIMINATOR_ADAM,
+        tiny.WEIGHTS,
+        **options,
+    )
+    batch = tiny.make_batch(batch_size=8)
+    step = jax.jit(step).lower(tiny.new_state(), batch).compile()
+    return step, step.memory_analysis().temp_size_in_bytes
+
+
+@pytest.fixture(scope="module")
+def of_eight():
+    return _compiled()
+
+
 def test_metrics_are_named_float32_scalars(state, step):
     _, metrics = step(state, tiny.make_batch())
     terms = ("content", "adversarial", "feature_matching", "match", "discriminator")
@@ -52,17 +71,13 @@ def test_learns_to_overfit_one_batch(state, step):
     assert int(state.step) == 60
 
 
-def test_generators_losses_never_reach_the_discriminator(state):
+def test_generators_losses_never_reach_the_discriminator(state, step):
     """D and W end up the same whatever the generator is asked for."""
     batch = tiny.make_batch()
-    results = []
-    for weights in (
-        tiny.WEIGHTS,
-        LossWeights(pixel=3.0, adversarial=50.0, feature_matching=0.0, match=500.0),
-    ):
-        after, _ = jax.jit(_make_step(weights))(state, batch)
-        results.append(after)
-    a, b = results
+    weights = LossWeights(
+        pixel=3.0, adversarial=50.0, feature_matching=0.0, match=500.0
+    )
+    a, b = (s(state, batch)[0] for s in (step, jax.jit(_make_step(weights))))
     tiny.assert_trees_close(a.discriminator, b.discriminator, atol=1e-7)
     tiny.assert_trees_close(a.video_embeddings, b.video_embeddings, atol=1e-7)
     assert tiny.largest_change(a.generator.params, b.generator.params) > 1e-5
@@ -97,11 +112,12 @@ def test_match_loss_moves_the_embedding_towards_w(state):
     assert values[-1] < values[0]
 
 
-def test_number_of_discriminator_updates(state):
+def test_number_of_discriminator_updates(state, step):
     """Two updates equal two calls' worth of Adam steps, and W counts them."""
     batch = tiny.make_batch()
-    for updates in (1, 2):
-        after, _ = jax.jit(_make_step(discriminator_updates=updates))(state, batch)
+    once = jax.jit(_make_step(discriminator_updates=1))
+    for updates, one_step in ((1, once), (2, step)):
+        after, _ = one_step(state, batch)
         counts = [
             int(leaf)
             for leaf in jax.tree.leaves(after.discriminator.opt_state)
@@ -245,10 +261,10 @@ def _run(step, state, batches):
     return jax.device_get(state), jax.device_get(metrics)
 
 
-def test_one_device_four_devices_and_pmap_agree():
+def test_one_device_four_devices_and_pmap_agree(of_eight):
     """The same numbers from plain jit, from the 4-device mesh, and from jax.pmap."""
     batches = [tiny.make_batch(seed, batch_size=8) for seed in range(3)]
-    one_state, one_metrics = _run(jax.jit(_make_step()), tiny.new_state(), batches)
+    one_state, one_metrics = _run(of_eight[0], tiny.new_state(), batches)
 
     mesh = parallel.make_mesh(jax.devices()[:4])
     assert mesh.size == 4
@@ -288,27 +304,16 @@ def test_one_device_four_devices_and_pmap_agree():
         )
 
 
-def test_memory_levers_change_no_number_but_memory():
+def test_memory_levers_change_no_number_but_memory(of_eight):
     """`accumulate` (on one device and on a mesh) and `remat`; a video in two parts."""
     batches = [tiny.make_batch(seed, batch_size=8) for seed in range(2)]
     for batch in batches:
         batch["video_index"][5] = batch["video_index"][0]
 
-    def compiled(networks=tiny.NETWORKS, **options):
-        step = make_meta_step(
-            networks,
-            tiny.GENERATOR_ADAM,
-            tiny.DISCRIMINATOR_ADAM,
-            tiny.WEIGHTS,
-            **options,
-        )
-        step = jax.jit(step).lower(tiny.new_state(), batches[0]).compile()
-        return step, step.memory_analysis().temp_size_in_bytes
-
-    step, memory = compiled()
+    step, memory = of_eight
     one_state, one_metrics = _run(step, tiny.new_state(), batches)
-    in_parts, less_by_parts = compiled(accumulate=4)
-    again, less_by_remat = compiled(tiny.networks_with(remat=True))
+    in_parts, less_by_parts = _compiled(accumulate=4)
+    again, less_by_remat = _compiled(tiny.networks_with(remat=True))
     assert less_by_parts < 0.6 * memory
     if jax.__version_info__ >= (0, 11):  # before, XLA's CPU backend undid it
         assert less_by_remat < 0.9 * memory
@@ -357,9 +362,8 @@ def test_batch_that_does_not_divide_is_refused():
         parallel.check_batch_size(mesh, 16, accumulate=3)
 
 
-def test_step_runs_under_a_transfer_guard(state):
+def test_step_runs_under_a_transfer_guard(state, step):
     """No hidden host round trip inside the step."""
-    step = jax.jit(_make_step())
     batch = jax.device_put(tiny.make_batch())
     with jax.transfer_guard("disallow"):
         jax.block_until_ready(

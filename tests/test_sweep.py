@@ -15,6 +15,8 @@ TINY = [
     "--config.model.discriminator.channels=(8,16)",
     "--config.model.generator.channels=(8,16)",
     "--config.num_train_steps=2",
+    "--config.fine_tune.num_iterations=2",
+    "--config.fine_tune.augmentations=4",
 ]
 
 

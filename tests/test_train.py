@@ -39,7 +39,7 @@ def tiny_config(steps: int):
     config.data.identity_augmentation = 0.5  # resuming makes the same people again
     config.num_train_steps = steps
     config.update(log_every_steps=1, eval_every_steps=100, checkpoint_every_steps=2)
-    config.fine_tune.num_iterations = 2
+    config.fine_tune.update(num_iterations=2, augmentations=4)
     return config
 
 
