@@ -18,10 +18,11 @@ endif
 demo: $(VENV)/.ready
 	$(BIN)/flax-heads demo --output demo_output
 
-# Files side by side, each in one process: their fixtures are made once.
+# Files side by side, each in one process: their fixtures are made once. Not those with
+# the fewest tests last, which take the longest.
 test: $(VENV)/.ready
 	$(BIN)/python -m pytest --numprocesses=auto --maxprocesses=4 --dist=loadfile \
-		$(PYTEST_ARGS)
+		--no-loadscope-reorder $(PYTEST_ARGS)
 
 notebooks: $(VENV)/.ready
 	$(BIN)/python -m pip install --quiet --editable '.[notebooks]'
