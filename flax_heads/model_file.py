@@ -51,6 +51,9 @@ def write(
 ) -> None:
     """Writes what `load_networks` returned, arrays as float16.
 
+    Which runs it was made from, `init_from` and `resume`, stays behind: folders of one
+    machine that nobody else has.
+
     Raises:
       InputError: a number is too large for half precision, or not finite.
     """
@@ -67,6 +70,7 @@ def write(
                 f"{path}: {name} has numbers that are not finite in half precision",
                 reason="not_finite",
             )
+    config = config | {"init_from": "", "resume": ""}
     header = {"format": _FORMAT, "step": step, "config": config}
     header = np.frombuffer(json.dumps(header).encode(), np.uint8)
     packing.save_npz(path, header=header, **arrays)

@@ -10,7 +10,7 @@ nbclient = pytest.importorskip("nbclient")
 import nbformat
 
 ROOT = pathlib.Path(__file__).resolve().parents[1]
-MAX_BYTES = 700_000
+MAX_BYTES = 600_000
 
 notebooks = pytest.mark.parametrize(
     "path", sorted((ROOT / "notebooks").glob("*.ipynb")), ids=lambda p: p.stem

@@ -105,13 +105,13 @@ def test_two_processes_stop_together_and_outlive_a_hung_one(tmp_path, start):
     two[1].send_signal(signal.SIGTERM)
     time.sleep(0.3)  # a cluster does not tell all at once
     two[0].send_signal(signal.SIGTERM)
-    assert [p.wait(timeout=120) for p in two] == [EXIT_PREEMPTED] * 2
+    assert [p.wait(timeout=60) for p in two] == [EXIT_PREEMPTED] * 2
     stopped_at = _saved(workdir)[0]
 
     two = start(workdir)
     _wait_for_step(workdir, stopped_at + 1, two)
     two[1].send_signal(signal.SIGSTOP)
-    assert two[0].wait(timeout=120) == EXIT_STALLED
+    assert two[0].wait(timeout=60) == EXIT_STALLED
     assert "stalled: " in two[0].stderr.read()
     assert "train.py" in (workdir / "stalled.txt").read_text()
 
