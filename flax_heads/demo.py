@@ -20,6 +20,7 @@ from PIL import Image
 
 from data_pipeline import synthetic
 from data_pipeline.errors import InputError
+from data_pipeline.images import check_file
 from data_pipeline.people import load_person
 from data_pipeline.video import read_frames
 from data_pipeline.video_writer import VideoWriter
@@ -65,7 +66,7 @@ def run_demo(
     output = pathlib.Path(output)
     output.mkdir(parents=True, exist_ok=True)
     photos = list(photos) or [portrait(output / "portrait.png")]
-    drivers = {pathlib.Path(clip).stem: clip for clip in driving}
+    drivers = {pathlib.Path(clip).stem: check_file(clip) for clip in driving}
     if len(drivers) < len(driving):
         raise InputError(
             "two driving clips have the same name; rename one, since their videos are "
