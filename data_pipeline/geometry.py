@@ -189,15 +189,15 @@ def transform(points: np.ndarray, matrix: np.ndarray) -> np.ndarray:
 def transfer_motion(
     driver: np.ndarray, driver_reference: np.ndarray, source_reference: np.ndarray
 ) -> np.ndarray:
-    """Moves the source's landmarks by the driver's motion ("relative" driving).
+    """Moves the source's landmarks as the driver's move, in the image's plane.
 
-    The paper's stated limit is that landmarks of another person carry that person's
-    face shape. Here only the driver's *change* since its reference frame is used, in
-    the source's own scale and in-plane orientation, so the source keeps its shape.
+    Only the driver's *change* since its reference frame is used, in the source's own
+    scale and in-plane orientation, so the source keeps its shape. For small changes from
+    a like pose; `face_model.transfer` is for any.
 
     Args:
       driver: float [..., 68, 2], the driver's landmarks.
-      driver_reference: float [68, 2], the driver at its frame most like the source.
+      driver_reference: float [68, 2], the driver in the pose of the source.
       source_reference: float [68, 2], the source's landmarks in its crop.
 
     Returns:
@@ -207,23 +207,6 @@ def transfer_motion(
     return (source_reference + (driver - driver_reference) @ linear.T).astype(
         np.float32
     )
-
-
-def nearest_pose(landmarks: np.ndarray, reference: np.ndarray) -> int:
-    """Index of the frame whose face is most like `reference` up to a similarity.
-
-    Args:
-      landmarks: float [F, 68, 2]; frames without a face are NaN and never chosen.
-      reference: float [68, 2].
-    """
-    found = np.flatnonzero(np.isfinite(landmarks).all((1, 2)))
-    residuals = [
-        np.square(
-            transform(landmarks[f], fit_similarity(landmarks[f], reference)) - reference
-        ).sum()
-        for f in found
-    ]
-    return int(found[int(np.argmin(residuals))])
 
 
 def fill_gaps(landmarks: np.ndarray) -> np.ndarray:

@@ -14,7 +14,7 @@ same on an accelerator.
 import numpy as np
 
 from data_pipeline import synthetic_paint as painting
-from data_pipeline.synthetic_frame import draw_frame, frame_landmarks
+from data_pipeline.synthetic_frame import draw_frame, frame_landmarks, frame_points
 from data_pipeline.synthetic_head import build_head
 from data_pipeline.synthetic_motion import (
     MOTION_KEYS,
@@ -28,6 +28,7 @@ __all__ = [
     "landmarks_of",
     "make_video",
     "neutral_motion",
+    "points_of",
     "render",
     "sample_identity",
     "sample_motion",
@@ -58,6 +59,19 @@ def landmarks_of(identity: Params, motion, size: int) -> np.ndarray:
     for f, m in enumerate(frames):
         out[f] = frame_landmarks(identity, head, m, size)
     return out
+
+
+def points_of(identity: Params, motion) -> np.ndarray:
+    """Landmarks on the head itself, wherever it turns.
+
+    Args: as `landmarks_of`.
+
+    Returns:
+      float32 [F, 68, 3]: x right, y down, z out of the face, decimetres from the point
+      on which the head turns.
+    """
+    head = build_head(identity)
+    return np.stack([frame_points(identity, head, m) for m in _frames_of(motion)])
 
 
 def render(

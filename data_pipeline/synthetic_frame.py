@@ -13,10 +13,10 @@ from data_pipeline.synthetic_landmarks import head_landmarks
 from data_pipeline.synthetic_person import Params
 from data_pipeline.synthetic_pose import pose_surface
 
-_CAMERA = 14.0  # decimetres from the camera to the plane through the ears
+CAMERA = 14.0  # decimetres from the camera to the plane through the ears
 _PIVOT = np.array([0, 0.55, -0.10], np.float32)  # where the head turns on the neck
 _NECK = np.array([0, 0.20, 0.0], np.float32)  # its top, from the pivot
-_NEAR, _FAR = 1 - 1.45 / _CAMERA, 1 + 0.85 / _CAMERA  # rays meet the head between
+_NEAR, _FAR = 1 - 1.45 / CAMERA, 1 + 0.85 / CAMERA  # rays meet the head between
 _COARSE, _STEPS, _FINE_STEPS = 4, 26, 6
 _GLASSES_Z = 1.02
 
@@ -47,8 +47,14 @@ def _camera(p: Params, m):
 def _project(points, rotation, place, side, size):
     """Head-frame points [N, 3] to pixels [N, 2]."""
     world = (points - _PIVOT) @ rotation.T + place
-    plane = world[:, :2] * (_CAMERA / (_CAMERA - world[:, 2:]))
+    plane = world[:, :2] * (CAMERA / (CAMERA - world[:, 2:]))
     return ((plane / side + 0.5) * size - 0.5).astype(np.float32)
+
+
+def frame_points(p: Params, head, m):
+    """Landmarks on the head itself, float32 [68, 3], from the point on which it turns."""
+    skin, _ = pose_surface(p, head, m)
+    return head_landmarks(p, skin, m, _camera(p, m)[0][0]) - _PIVOT
 
 
 def frame_landmarks(p: Params, head, m, size: int):
@@ -110,8 +116,8 @@ def draw_frame(
 def _rays(rotation, place, wx, wy):
     """Origin [3] and directions [3, P] in the head frame, t = 1 on the ears' plane."""
     xp = namespace(wx)
-    origin = rotation.T @ (np.float32([0, 0, _CAMERA]) - place) + _PIVOT
-    return origin, rotation.T @ xp.stack([wx, wy, 0 * wx - _CAMERA])
+    origin = rotation.T @ (np.float32([0, 0, CAMERA]) - place) + _PIVOT
+    return origin, rotation.T @ xp.stack([wx, wy, 0 * wx - CAMERA])
 
 
 def _draw_head(p, m, head, skin, paint, picture, depth, plane, camera, hold):
@@ -153,7 +159,7 @@ def _draw_head(p, m, head, skin, paint, picture, depth, plane, camera, hold):
     if xp is np:
         chosen, ray, t, step = chosen[found], ray[:, found], t[found], step[found]
         t = grid.meet(flat, origin, ray, t, step, hold)
-        seen = _CAMERA * (1 - t) > depth[chosen]  # the trunk hides some of it
+        seen = CAMERA * (1 - t) > depth[chosen]  # the trunk hides some of it
         chosen, ray, t = chosen[seen], ray[:, seen], t[seen]
         if chosen.size:
             picture[:, chosen] = _shade_head(
@@ -161,7 +167,7 @@ def _draw_head(p, m, head, skin, paint, picture, depth, plane, camera, hold):
             )
         return picture
     t = xp.where(found, grid.meet(flat, origin, ray, t, step, hold), 1)
-    hit, t = hold((found & (_CAMERA * (1 - t) > depth), t))
+    hit, t = hold((found & (CAMERA * (1 - t) > depth), t))
     colour = _shade_head(p, m, head, outer, paint, origin, ray, t, camera, n, hold)
     return xp.where(hit, colour, picture)
 

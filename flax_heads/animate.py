@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterator
 import numpy as np
 from PIL import Image
 
-from data_pipeline import geometry
+from data_pipeline import face_model, geometry
 from data_pipeline.errors import InputError
 from data_pipeline.images import Limits
 from data_pipeline.raster import draw_raster
@@ -40,16 +40,16 @@ def drive(
 
     The driver's frame times and sound are kept. Of the driver's video a few frames are
     in memory at a time; its landmarks (half a kilobyte a frame) are kept whole, because
-    relative driving looks for the frame most like the source, and a gap is filled from
-    both its ends. Landmarks therefore come first; then decoding, the generator, the
+    the shape of the driver's face is judged by all of them, and a gap is filled from both
+    its ends. Landmarks therefore come first; then decoding, the generator, the
     layout and the encoder work at once, each in its own thread.
 
     Args:
       head: whom to animate.
       driving: a video, or a landmark track (`.npz`) saved by `flax-heads track`.
       output: `.mp4` (needs PyAV), or `.gif` / `.webp` without sound.
-      relative: transfer the driver's motion to the source's face shape. False feeds
-        the driver's own landmarks, as the paper does.
+      relative: give the driver's pose and expression to the source's face shape. False
+        feeds the driver's own landmarks, as the paper does.
       side_by_side: show source, driver and result next to each other.
       limits: what the driving video may ask for.
       on_progress: called with ("landmarks" or "frames", done, total or None).
@@ -114,24 +114,13 @@ def adapt_landmarks(
 ) -> np.ndarray:
     """The landmarks to draw: float32 [F, 68, 2] of the driver -> of the person.
 
-    Relative driving starts from the pair of source photo and driver frame that are
-    most alike, so that the transferred change is as small as it can be.
-
     Args:
       sources: float [T, 68, 2], of the person's photos.
       driver: float32 [F, 68, 2], in crops of the same size.
-      relative: False gives the driver's own.
+      relative: whether to give the driver's pose and expression to the person's face
+        (`data_pipeline.face_model`). False gives the driver's own.
     """
-    if not relative:
-        return driver
-    pairs = []
-    for t, source in enumerate(sources):
-        f = geometry.nearest_pose(driver, source)
-        matrix = geometry.fit_similarity(driver[f], source)
-        error = np.square(geometry.transform(driver[f], matrix) - source).sum()
-        pairs.append((error, t, f))
-    _, t, f = min(pairs)
-    return geometry.transfer_motion(driver, driver[f], sources[t])
+    return face_model.transfer(sources, driver) if relative else driver
 
 
 def _compose(head, points, crops, side_by_side, sheet) -> Iterator[np.ndarray]:

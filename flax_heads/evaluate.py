@@ -53,8 +53,8 @@ def evaluate_held_out(
       output: folder of the report: `report.json`, `report.md`, plots and `grid.png`.
       mode: "self", or "cross": each person in the motion of another, whose landmarks
         drive. The truth of that is known for rendered people only.
-      relative: in cross mode, whether the driver's motion is transferred to the
-        person's face shape (`animate.adapt_landmarks`), or the landmarks as they are.
+      relative: in cross mode, whether the driver's pose and expression are given to the
+        person's face (`animate.adapt_landmarks`), or the landmarks as they are.
       data_dir: prepared records whose `test` split to use, or "synthetic": people
         rendered afresh; by default those of the run's own kind that it kept aside.
       shots: numbers T of source photos.

@@ -147,16 +147,6 @@ def test_transfer_keeps_the_sources_shape():
     np.testing.assert_allclose(moved[57] - source[57], [0, 10], atol=0.5)
 
 
-def test_nearest_pose_ignores_place_size_and_missing_faces():
-    identity = synthetic.sample_identity(3)
-    yaws = np.float32([0.5, 0.3, 0.0, -0.4])
-    motion = synthetic.neutral_motion(4) | {"yaw": yaws}
-    track = synthetic.landmarks_of(identity, motion, 256)
-    track = geometry.transform(track, _similarity(0.1, 2.0, (50, 9)))
-    track[0] = np.nan
-    assert geometry.nearest_pose(track, FACE) == 2
-
-
 def test_gaps_are_interpolated_and_ends_hold():
     track = np.stack([FACE + i for i in range(6)]).astype(np.float32)
     holed = track.copy()

@@ -1,0 +1,271 @@
+"""A 3-D model of the 68 landmarks: one face's pose, shape and expression told apart.
+
+    python -m data_pipeline.face_model    # makes face_model.npz again, from rendered heads
+
+Landmarks are mean + identity + motion, both linear, turned, and seen by a camera at a
+fixed distance. Fitted to two people, the model puts one's face into the other's pose and
+expression ("relative" driving): the paper's stated limit is that another person's
+landmarks carry that person's face shape.
+"""
+
+from __future__ import annotations
+
+import functools
+import pathlib
+from typing import NamedTuple
+
+import numpy as np
+
+from data_pipeline import geometry, synthetic
+from data_pipeline.synthetic_frame import CAMERA
+
+_FILE = pathlib.Path(__file__).with_name("face_model.npz")
+_PEOPLE, _POSES, _SEED = 400, 16, 7_000_000
+_IDENTITY, _MOTION = 25, 15  # components: all but 1 % and 0.4 % of the eyes' distance
+_NOISE = 0.08  # of landmarks, as a share of the eyes' distance: dlib's and the model's
+_ITERATIONS = 8
+_MOST_FRAMES = 200  # of a clip, that decide about the identity
+_CHUNK = 500  # frames that are solved at once: memory
+_POSE = 6  # turn (3), logarithm of the scale, place (2)
+
+
+class FaceModel(NamedTuple):
+    """Decimetres, around the point on which the head turns; x right, y down, z to us.
+
+    Attributes:
+      mean: float [68, 3].
+      identity: float [25, 68, 3], for coefficients that are standard normal.
+      motion: float [15, 68, 3], likewise.
+    """
+
+    mean: np.ndarray
+    identity: np.ndarray
+    motion: np.ndarray
+
+
+class Faces(NamedTuple):
+    """One person's face in F frames, as the model sees it.
+
+    Attributes:
+      identity: float [25].
+      motion: float [F, 15].
+      rotation: float [F, 3, 3], from the head to the camera.
+      scale: float [F], pixels for a decimetre.
+      place: float [F, 2], of the point on which the head turns, pixels.
+    """
+
+    identity: np.ndarray
+    motion: np.ndarray
+    rotation: np.ndarray
+    scale: np.ndarray
+    place: np.ndarray
+
+
+def transfer(sources: np.ndarray, driver: np.ndarray) -> np.ndarray:
+    """The source's face in the driver's pose and expression.
+
+    Turns of the head and what the face does are the driver's, as they are; the shape
+    and the size of the face are the source's. The head's place in the crop is half way
+    between where the source's photos and the driver's clip have it, and moves with the
+    driver. What the model leaves unexplained is kept: the source's on average, and the
+    driver's change of it.
+
+    Args:
+      sources: float [T, 68, 2], of the person's photos.
+      driver: float [F, 68, 2], finite, in crops of the same size.
+
+    Returns:
+      float32 [F, 68, 2], in pixels of the person's crops.
+    """
+    person, faces = fit(sources), fit(driver)
+    of_person, of_driver = _unexplained(person, sources), _unexplained(faces, driver)
+    larger = np.exp(np.log(person.scale).mean() - np.log(faces.scale).mean())
+    shift = (person.place.mean(0) - faces.place.mean(0)) / 2
+    moved = faces._replace(
+        identity=person.identity,
+        scale=faces.scale * larger,
+        place=faces.place + shift,
+    )
+    details = of_person.mean(0) + of_driver - of_driver.mean(0)
+    in_frame = moved.scale[:, None, None] * details @ _upright(moved.rotation)
+    return (project(moved) + in_frame).astype(np.float32)
+
+
+def fit(landmarks: np.ndarray) -> Faces:
+    """The most probable face: damped Gauss-Newton on all frames of a person together.
+
+    Args:
+      landmarks: float [F, 68, 2], finite; pixels.
+    """
+    landmarks = landmarks.astype(float)
+    few = np.unique(np.linspace(0, len(landmarks) - 1, _MOST_FRAMES).astype(int))
+    faces = _start(landmarks[few])
+    for _ in range(_ITERATIONS):
+        faces = _improve(faces, landmarks[few], same_identity=False)
+    if len(few) == len(landmarks):
+        return faces
+    parts = []
+    for i in range(0, len(landmarks), _CHUNK):
+        part = landmarks[i : i + _CHUNK]
+        every = _start(part)._replace(identity=faces.identity)
+        for _ in range(_ITERATIONS):
+            every = _improve(every, part, same_identity=True)
+        parts.append(every)
+    joined = [np.concatenate(values) for values in list(zip(*parts))[1:]]
+    return Faces(faces.identity, *joined)
+
+
+def project(faces: Faces) -> np.ndarray:
+    """Landmarks as the camera sees them, float [F, 68, 2], pixels."""
+    turned = _shape(faces) @ faces.rotation.swapaxes(1, 2)
+    larger = (faces.scale[:, None] * CAMERA) / (CAMERA - turned[..., 2])
+    return larger[..., None] * turned[..., :2] + faces.place[:, None]
+
+
+def _shape(faces):
+    """In the head's own frame, [F, 68, 3]."""
+    model = load()
+    shape = model.mean + np.tensordot(faces.identity, model.identity, 1)
+    return shape + np.tensordot(faces.motion, model.motion, 1)
+
+
+def _unexplained(faces, landmarks):
+    """What the model misses, upright and in decimetres. [F, 68, 2]."""
+    missed = (landmarks - project(faces)) / faces.scale[:, None, None]
+    return missed @ _upright(faces.rotation).swapaxes(1, 2)
+
+
+def _upright(rotation):
+    """Matrices [F, 2, 2] that turn rows (x, y) of an upright head by the head's roll."""
+    roll = np.arctan2(rotation[:, 1, 0], rotation[:, 0, 0])
+    cos, sin = np.cos(roll), np.sin(roll)
+    return np.stack([cos, sin, -sin, cos], -1).reshape(-1, 2, 2)
+
+
+def _start(landmarks):
+    """The mean face, frontal, laid over each frame by a similarity."""
+    model, count = load(), len(landmarks)
+    flat = model.mean[:, :2]
+    fits = np.stack([geometry.fit_similarity(flat, points) for points in landmarks])
+    angle = np.arctan2(fits[:, 1, 0], fits[:, 0, 0])
+    return Faces(
+        identity=np.zeros(len(model.identity)),
+        motion=np.zeros((count, len(model.motion))),
+        rotation=_rotations(angle[:, None] * [0, 0, 1]),
+        scale=np.maximum(np.hypot(fits[:, 0, 0], fits[:, 1, 0]), 1e-3),
+        place=fits[:, :, 2],
+    )
+
+
+def _improve(faces, landmarks, same_identity):
+    """One step of Gauss-Newton; the identity's normal equations are a Schur complement."""
+    missed, slopes = _linearize(faces, landmarks)
+    n = len(faces.identity)
+    own, shared = slopes[..., :-n], slopes[..., -n:]  # [F, 136, 21], [F, 136, 25]
+    # Motion and identity are standard normal beforehand; pose can be anything.
+    prior = np.r_[np.full(_POSE, 1e-6), np.ones(own.shape[-1] - _POSE)]
+    known = np.concatenate([np.zeros((len(landmarks), _POSE)), faces.motion], 1)
+    normal = own.swapaxes(1, 2) @ own + np.diag(prior)
+    pull = np.einsum("fnk,fn->fk", own, missed) - known
+    step = np.linalg.solve(normal, pull[..., None])[..., 0]  # [F, 21]
+    identity = faces.identity
+    if not same_identity:
+        mixed = own.swapaxes(1, 2) @ shared  # [F, 21, 25]
+        follows = np.linalg.solve(normal, mixed)
+        schur = np.einsum("fnk,fnl->kl", shared, shared) + np.eye(n)
+        schur -= np.einsum("fki,fkj->ij", mixed, follows)
+        pull = np.einsum("fnk,fn->k", shared, missed) - identity
+        pull -= np.einsum("fki,fk->i", mixed, step)
+        change = np.linalg.solve(schur, pull)
+        change /= max(1, np.linalg.norm(change) / 2)
+        identity = identity + change
+        step = step - follows @ change
+    turn = step[:, :3]
+    turn = turn / np.maximum(1, np.linalg.norm(turn, axis=1, keepdims=True) / 0.5)
+    return Faces(
+        identity=identity,
+        motion=faces.motion + np.clip(step[:, _POSE:], -1, 1),
+        rotation=_rotations(turn) @ faces.rotation,
+        scale=faces.scale * np.exp(np.clip(step[:, 3], -0.3, 0.3)),
+        place=faces.place + step[:, 4:_POSE],
+    )
+
+
+def _linearize(faces, landmarks):
+    """In units of the noise: what is missed [F, 136], and how the model's points move.
+
+    The slopes [F, 136, 6 + 15 + 25] are by pose, motion and identity.
+    """
+    model = load()
+    frames, mean = len(landmarks), model.mean
+    turned = _shape(faces) @ faces.rotation.swapaxes(1, 2)  # [F, 68, 3]
+    x, y, z = np.moveaxis(turned, -1, 0)
+    larger = faces.scale[:, None] * CAMERA / (CAMERA - z)
+    none, nearer = np.zeros_like(x), 1 / (CAMERA - z)
+    # By the point in the camera's frame, [F, 68, 2, 3]; then by the turn of the head.
+    rows = [[1 + none, none, x * nearer], [none, 1 + none, y * nearer]]
+    by_point = np.stack([np.stack(row, -1) for row in rows], -2)
+    by_point *= larger[..., None, None]
+    cross = [[none, z, -y], [-z, none, x], [y, -x, none]]
+    by_turn = by_point @ np.stack([np.stack(row, -1) for row in cross], -2)
+    by_scale = (larger[..., None] * turned[..., :2])[..., None]
+    by_place = np.broadcast_to(np.eye(2), (frames, 68, 2, 2))
+    basis = np.concatenate([model.motion, model.identity])
+    by_shape = by_point @ np.einsum("fij,kpj->fpik", faces.rotation, basis)
+    slopes = np.concatenate([by_turn, by_scale, by_place, by_shape], -1)
+    missed = landmarks - by_scale[..., 0] - faces.place[:, None]
+    eyes = geometry.inter_ocular(mean[:, :2])
+    unit = (_NOISE * eyes * faces.scale)[:, None, None]
+    return (
+        (missed / unit).reshape(frames, -1),
+        (slopes / unit[..., None]).reshape(frames, 2 * 68, -1),
+    )
+
+
+def _rotations(turns):
+    """Rotation vectors [F, 3], radians -> matrices [F, 3, 3] (Rodrigues)."""
+    angle = np.maximum(np.linalg.norm(turns, axis=1), 1e-12)[:, None, None]
+    x, y, z = turns.T
+    none = np.zeros_like(x)
+    cross = np.stack([none, -z, y, z, none, -x, -y, x, none], -1).reshape(-1, 3, 3)
+    straight = np.sin(angle) / angle * cross
+    return np.eye(3) + straight + (1 - np.cos(angle)) / angle**2 * (cross @ cross)
+
+
+@functools.cache
+def load() -> FaceModel:
+    """The model that comes with the package."""
+    with np.load(_FILE, allow_pickle=False) as arrays:
+        return FaceModel(*(arrays[name].astype(float) for name in FaceModel._fields))
+
+
+def build(num_people: int = _PEOPLE) -> FaceModel:
+    """Principal components of rendered heads: between people, and of one's motion."""
+    still, moved = [], []
+    for seed in range(_SEED, _SEED + num_people):
+        identity = synthetic.sample_identity(seed)
+        rest = synthetic.points_of(identity, synthetic.neutral_motion())[0]
+        still.append(rest)
+        moved.append(
+            synthetic.points_of(identity, synthetic.sample_poses(seed, _POSES)) - rest
+        )
+    mean = np.mean(still, 0)
+    return FaceModel(
+        mean=mean,
+        identity=_components(np.array(still) - mean, _IDENTITY),
+        motion=_components(np.concatenate(moved), _MOTION),
+    )
+
+
+def _components(changes, count):
+    """The first principal components of [N, 68, 3], each one standard deviation."""
+    _, deviations, directions = np.linalg.svd(changes.reshape(len(changes), -1), False)
+    scaled = directions[:count] * (deviations[:count, None] / np.sqrt(len(changes)))
+    return scaled.reshape(-1, 68, 3)
+
+
+if __name__ == "__main__":
+    made = build()
+    np.savez_compressed(
+        _FILE, **{name: v.astype(np.float32) for name, v in made._asdict().items()}
+    )

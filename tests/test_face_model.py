@@ -1,0 +1,133 @@
+"""The 3-D model of the landmarks: what it recovers of rendered heads, and transfers."""
+
+import functools
+
+import numpy as np
+import pytest
+
+from data_pipeline import face_model, geometry, synthetic
+from flax_heads.metrics import normalized_mean_error
+
+SIZE = 128
+
+
+@functools.cache
+def _person(seed, motion_seed=None, kind="talk", frames=24):
+    """Landmarks of an unseen person: independent poses, or somebody's motion."""
+    identity = synthetic.sample_identity(seed)
+    if motion_seed is None:
+        motion = synthetic.sample_poses(seed, 8)
+    else:
+        motion = synthetic.sample_motion(motion_seed, frames, kind)
+    return synthetic.landmarks_of(identity, motion, SIZE)
+
+
+def _shape_error(found, truth):
+    """Landmark error in eyes' distances, whatever the place and size. Mean."""
+    laid = [
+        geometry.transform(f, geometry.fit_similarity(f, t))
+        for f, t in zip(found, truth)
+    ]
+    return normalized_mean_error(np.array(laid), truth).mean()
+
+
+@pytest.mark.parametrize("seed", [1, 2, 3])
+def test_unseen_faces_are_explained(seed):
+    points = _person(seed)
+    explained = face_model.project(face_model.fit(points))
+    assert normalized_mean_error(explained, points).mean() < 0.03
+
+
+def test_turns_of_the_head_are_recovered():
+    motion = synthetic.neutral_motion(9)
+    motion["yaw"] = np.linspace(-0.7, 0.7, 9).astype(np.float32)
+    motion["roll"] = np.linspace(0.9, -0.3, 9).astype(np.float32)
+    points = synthetic.landmarks_of(synthetic.sample_identity(4), motion, SIZE)
+    rotation = face_model.fit(points).rotation
+    np.testing.assert_allclose(
+        rotation @ rotation.swapaxes(1, 2), np.tile(np.eye(3), (9, 1, 1)), atol=1e-9
+    )
+    yaw = np.arctan2(rotation[:, 0, 2], np.hypot(rotation[:, 0, 0], rotation[:, 1, 0]))
+    # A deeper face that turns less looks almost the same.
+    assert np.corrcoef(yaw, motion["yaw"])[0, 1] > 0.99
+    assert 0.7 < np.polyfit(motion["yaw"], yaw, 1)[0] < 1.2
+    roll = np.arctan2(rotation[:, 1, 0], rotation[:, 0, 0])
+    np.testing.assert_allclose(roll, motion["roll"], atol=np.radians(12))
+
+
+@pytest.mark.parametrize("shots, bound", [(1, 0.045), (8, 0.03)])
+@pytest.mark.parametrize("kind", ["talk", "look", "expressive"])
+def test_a_persons_face_in_anothers_motion(kind, shots, bound):
+    errors, as_they_are = [], []
+    for person, driver in ((10, 11), (12, 13), (14, 15)):
+        truth = _person(person, driver, kind)
+        found = face_model.transfer(
+            _person(person)[:shots], _person(driver, driver, kind)
+        )
+        errors.append(_shape_error(found, truth))
+        as_they_are.append(_shape_error(_person(driver, driver, kind), truth))
+    assert np.mean(errors) < bound
+    assert np.mean(errors) < 0.6 * np.mean(as_they_are)
+
+
+def test_the_drivers_own_face_stays_as_it_is():
+    points = _person(20, 21, frames=40)
+    found = face_model.transfer(points[::5], points)
+    assert found.dtype == np.float32
+    assert normalized_mean_error(found, points).mean() < 0.05
+    assert _shape_error(found, points) < 0.01
+
+
+def test_a_larger_head_that_leans_is_the_same_person():
+    """The result follows the photos' size, and is upright where the driver is."""
+    angle = 0.5
+    turn = 1.5 * np.array(
+        [[np.cos(angle), -np.sin(angle)], [np.sin(angle), np.cos(angle)]]
+    )
+    leaning = np.concatenate([turn, [[40.0], [-60.0]]], 1)
+    photos, driver = _person(30), _person(31, 31)
+    plain = face_model.transfer(photos, driver)
+    again = face_model.transfer(geometry.transform(photos, leaning), driver)
+    sizes = geometry.inter_ocular(again) / geometry.inter_ocular(plain)
+    np.testing.assert_allclose(sizes, 1.5, rtol=0.03)
+    assert _shape_error(again, plain) < 0.02
+    eyes = again[:, geometry.LEFT_EYE].mean(1) - again[:, geometry.RIGHT_EYE].mean(1)
+    before = plain[:, geometry.LEFT_EYE].mean(1) - plain[:, geometry.RIGHT_EYE].mean(1)
+    lean = [np.arctan2(e[:, 1], e[:, 0]) for e in (eyes, before)]
+    np.testing.assert_allclose(*lean, atol=np.radians(3))
+
+
+def test_the_unit_is_the_pixel_of_the_crop():
+    photos, driver = _person(30), _person(31, 31)
+    small = face_model.transfer(photos, driver)
+    twice = face_model.transfer(2 * photos, 2 * driver)
+    np.testing.assert_allclose(twice, 2 * small, atol=0.02)
+
+
+def test_long_clips_are_solved_in_parts(monkeypatch):
+    points = _person(40, 41, frames=60)
+    whole = face_model.fit(points)
+    monkeypatch.setattr(face_model, "_MOST_FRAMES", 30)
+    monkeypatch.setattr(face_model, "_CHUNK", 25)
+    parts = face_model.fit(points)
+    assert parts.rotation.shape == (60, 3, 3)
+    apart = face_model.project(parts) - face_model.project(whole)
+    assert np.abs(apart).mean() < 0.01 * geometry.inter_ocular(points).mean()
+
+
+def test_what_is_no_face_gives_finite_numbers():
+    noise = np.random.default_rng(0).normal(64, 30, (12, 68, 2)).astype(np.float32)
+    assert np.isfinite(face_model.transfer(noise[:2], noise)).all()
+
+
+def test_the_file_is_of_these_heads():
+    """A few people already have the file's mean face and stay within its components."""
+    few = face_model.build(num_people=12)
+    kept = face_model.load()
+    assert [v.shape for v in few[:1]] == [v.shape for v in kept[:1]]
+    assert np.abs(few.mean - kept.mean).mean() < 0.02
+    changes = few.identity.reshape(len(few.identity), -1)
+    directions = kept.identity.reshape(len(kept.identity), -1)
+    basis = np.linalg.qr(directions.T)[0]
+    outside = changes - changes @ basis @ basis.T
+    assert np.linalg.norm(outside) < 0.25 * np.linalg.norm(changes)
