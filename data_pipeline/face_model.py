@@ -3,9 +3,9 @@
     python -m data_pipeline.face_model    # makes face_model.npz again, from rendered heads
 
 Landmarks are mean + identity + motion, both linear, turned, and seen by a camera at a
-fixed distance. Fitted to two people, the model puts one's face into the other's pose and
-expression ("relative" driving): the paper's stated limit is that another person's
-landmarks carry that person's face shape.
+fixed distance. Fitted to two people, the model puts one's face into the other's motion:
+the paper's stated limit is that another person's landmarks carry that person's face
+shape.
 """
 
 from __future__ import annotations
@@ -26,6 +26,7 @@ _NOISE = 0.08  # of landmarks, as a share of the eyes' distance: dlib's and the 
 _ITERATIONS = 8
 _MOST_FRAMES = 200  # of a clip, that decide about the identity
 _CHUNK = 500  # frames that are solved at once: memory
+_ALIKE = 0.1  # radians that count as one standard deviation of all expressions
 _POSE = 6  # turn (3), logarithm of the scale, place (2)
 
 
@@ -61,34 +62,52 @@ class Faces(NamedTuple):
     place: np.ndarray
 
 
-def transfer(sources: np.ndarray, driver: np.ndarray) -> np.ndarray:
-    """The source's face in the driver's pose and expression.
+def transfer(sources: np.ndarray, driver: np.ndarray, *, relative: bool) -> np.ndarray:
+    """The source's face in the driver's pose and expression, or in its motion.
 
-    Turns of the head and what the face does are the driver's, as they are; the shape
-    and the size of the face are the source's. The head's place in the crop is half way
-    between where the source's photos and the driver's clip have it, and moves with the
-    driver. What the model leaves unexplained is kept: the source's on average, and the
-    driver's change of it.
+    The shape and the size of the face are the source's. What the model leaves
+    unexplained is kept: the source's, and the driver's change of it.
 
     Args:
       sources: float [T, 68, 2], of the person's photos.
       driver: float [F, 68, 2], finite, in crops of the same size.
+      relative: whether only what changes in the driver's face and pose is taken, on
+        from the photo that is most like one of the driver's frames. Otherwise pose and
+        expression are the driver's as they are, and the head's place in the crop is half
+        way between those of the photos and of the driver.
 
     Returns:
       float32 [F, 68, 2], in pixels of the person's crops.
     """
     person, faces = fit(sources), fit(driver)
     of_person, of_driver = _unexplained(person, sources), _unexplained(faces, driver)
-    larger = np.exp(np.log(person.scale).mean() - np.log(faces.scale).mean())
-    shift = (person.place.mean(0) - faces.place.mean(0)) / 2
-    moved = faces._replace(
-        identity=person.identity,
-        scale=faces.scale * larger,
-        place=faces.place + shift,
-    )
-    details = of_person.mean(0) + of_driver - of_driver.mean(0)
+    moved = faces._replace(identity=person.identity)
+    if relative:
+        t, f = _most_alike(person, faces)
+        larger = person.scale[t] / faces.scale[f]
+        moved = moved._replace(
+            motion=person.motion[t] + faces.motion - faces.motion[f],
+            rotation=person.rotation[t] @ faces.rotation[f].T @ faces.rotation,
+            scale=faces.scale * larger,
+            place=person.place[t] + (faces.place - faces.place[f]) * larger,
+        )
+        details = of_person[t] + of_driver - of_driver[f]
+    else:
+        larger = np.exp(np.log(person.scale).mean() - np.log(faces.scale).mean())
+        shift = (person.place.mean(0) - faces.place.mean(0)) / 2
+        moved = moved._replace(scale=faces.scale * larger, place=faces.place + shift)
+        details = of_person.mean(0) + of_driver - of_driver.mean(0)
     in_frame = moved.scale[:, None, None] * details @ _upright(moved.rotation)
     return (project(moved) + in_frame).astype(np.float32)
+
+
+def _most_alike(person, faces):
+    """The photo and the driver's frame (t, f) whose poses, then expressions, differ least."""
+    between = np.einsum("tij,fij->tf", person.rotation, faces.rotation)  # traces
+    turns = np.arccos(np.clip((between - 1) / 2, -1, 1)) / _ALIKE
+    motions = person.motion[:, None] - faces.motion
+    apart = np.square(turns) + np.square(motions).mean(-1)
+    return np.unravel_index(apart.argmin(), apart.shape)
 
 
 def fit(landmarks: np.ndarray) -> Faces:

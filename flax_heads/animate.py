@@ -23,6 +23,7 @@ from flax_heads.talking_head import TalkingHead
 
 _SHEET_FRAMES = 8
 _SMALLEST_OUTPUT = 256  # pixels; smaller heads are enlarged for the viewer
+TRANSFERS = ("relative", "absolute", "none")
 _PICTURES = (".gif", ".webp")
 
 
@@ -31,7 +32,7 @@ def drive(
     driving: str | os.PathLike,
     output: str | os.PathLike,
     *,
-    relative: bool = True,
+    transfer: str = "relative",
     side_by_side: bool = False,
     limits: Limits | None = None,
     on_progress: Callable[[str, int, int | None], None] = lambda stage, n, total: None,
@@ -48,8 +49,8 @@ def drive(
       head: whom to animate.
       driving: a video, or a landmark track (`.npz`) saved by `flax-heads track`.
       output: `.mp4` (needs PyAV), or `.gif` / `.webp` without sound.
-      relative: give the driver's pose and expression to the source's face shape. False
-        feeds the driver's own landmarks, as the paper does.
+      transfer: what of the driver moves the person, one of `TRANSFERS`; see
+        `adapt_landmarks`.
       side_by_side: show source, driver and result next to each other.
       limits: what the driving video may ask for.
       on_progress: called with ("landmarks" or "frames", done, total or None).
@@ -78,7 +79,7 @@ def drive(
             on_frame=lambda *_: on_progress("landmarks", next(seen), None),
         )
     boxes, in_crop = crop_track(track, head.size)
-    points = adapt_landmarks(head.landmarks, in_crop, relative)
+    points = adapt_landmarks(head.landmarks, in_crop, transfer)
     sheet = _Sheet(len(points))
     video = None if is_track else driving
     crops = _driver_crops(video, boxes, points, head, limits)
@@ -110,17 +111,26 @@ def crop_track(
 
 
 def adapt_landmarks(
-    sources: np.ndarray, driver: np.ndarray, relative: bool
+    sources: np.ndarray, driver: np.ndarray, transfer: str
 ) -> np.ndarray:
     """The landmarks to draw: float32 [F, 68, 2] of the driver -> of the person.
 
     Args:
       sources: float [T, 68, 2], of the person's photos.
       driver: float32 [F, 68, 2], in crops of the same size.
-      relative: whether to give the driver's pose and expression to the person's face
-        (`data_pipeline.face_model`). False gives the driver's own.
+      transfer: "relative", how the driver's expression and pose change, from those of
+        a photo on; "absolute", the driver's expression and pose as they are; both on
+        the shape of the person's face (`data_pipeline.face_model`). "none", the
+        driver's landmarks, face shape and all, as in the paper.
+
+    Raises:
+      ValueError: `transfer` is none of `TRANSFERS`.
     """
-    return face_model.transfer(sources, driver) if relative else driver
+    if transfer not in TRANSFERS:
+        raise ValueError(f"transfer must be one of {TRANSFERS}, not {transfer!r}")
+    if transfer == "none":
+        return driver
+    return face_model.transfer(sources, driver, relative=transfer == "relative")
 
 
 def _compose(head, points, crops, side_by_side, sheet) -> Iterator[np.ndarray]:

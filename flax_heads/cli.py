@@ -138,12 +138,7 @@ def _parser() -> argparse.ArgumentParser:
     p.add_argument("--side-by-side", action="store_true")
     _add_dtype(p)
     _add_limits(p)
-    p.add_argument(
-        "--relative",
-        action=argparse.BooleanOptionalAction,
-        default=True,
-        help="keep the source's face shape; --no-relative is the paper's driving",
-    )
+    _add_transfer(p, "relative")
 
     p = command("export", commands.export, "A model or a head for other frameworks.")
     p.add_argument("--to", required=True, choices=("torch", "file", "stablehlo"))
@@ -224,6 +219,16 @@ def _add_dtype(p) -> None:
     )
 
 
+def _add_transfer(p, default, when=""):
+    p.add_argument(
+        "--transfer",
+        choices=("relative", "absolute", "none"),  # animate.TRANSFERS, without JAX
+        default=default,
+        help=f"{when}of the driver: how pose and expression change, from a photo's on; "
+        "both as they are; or its landmarks with its face shape, as in the paper",
+    )
+
+
 def _add_limits(p) -> None:
     p.add_argument(
         "--limit",
@@ -242,12 +247,7 @@ def _add_evaluation_flags(p) -> None:
         help="who drives a person: other frames of theirs, or another person, which "
         "needs rendered people",
     )
-    p.add_argument(
-        "--relative",
-        action=argparse.BooleanOptionalAction,
-        default=True,
-        help="in cross mode: as in `flax-heads animate`",
-    )
+    _add_transfer(p, "absolute", "in cross mode, ")
     p.add_argument(
         "--data-dir",
         help="prepared data, or 'synthetic': people rendered for this; default: the "

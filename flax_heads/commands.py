@@ -145,7 +145,7 @@ def animate(arguments) -> None:
             head,
             arguments.driving,
             arguments.output,
-            relative=arguments.relative,
+            transfer=arguments.transfer,
             side_by_side=arguments.side_by_side,
             limits=Limits.parse(arguments.limit),
             on_progress=show,
@@ -206,7 +206,7 @@ def evaluate(arguments) -> None:
         arguments.model,
         arguments.output,
         mode=arguments.mode,
-        relative=arguments.relative,
+        transfer=arguments.transfer,
         data_dir=arguments.data_dir,
         shots=arguments.shots,
         variants=arguments.variants,
@@ -228,8 +228,7 @@ def sweep(arguments) -> int:
     set_up()
     flags = [f"--videos={arguments.videos}", f"--frames={arguments.frames}"]
     flags += [f"--seed={arguments.seed}", f"--mode={arguments.mode}"]
-    if not arguments.relative:
-        flags.append("--no-relative")
+    flags += [f"--transfer={arguments.transfer}"]
     flags += ["--variants", *arguments.variants]
     flags += ["--shots", *map(str, arguments.shots)]
     for name in ("data_dir", "arcface", "inception"):

@@ -35,7 +35,7 @@ def evaluate_held_out(
     output: str | pathlib.Path,
     *,
     mode: str = "self",
-    relative: bool = True,
+    transfer: str = "absolute",
     data_dir: str | None = None,
     shots: Sequence[int] = (1, 8, 32),
     variants: Sequence[str] = VARIANTS,
@@ -53,8 +53,8 @@ def evaluate_held_out(
       output: folder of the report: `report.json`, `report.md`, plots and `grid.png`.
       mode: "self", or "cross": each person in the motion of another, whose landmarks
         drive. The truth of that is known for rendered people only.
-      relative: in cross mode, whether the driver's pose and expression are given to the
-        person's face (`animate.adapt_landmarks`), or the landmarks as they are.
+      transfer: in cross mode, what of the driver moves the person; see
+        `animate.adapt_landmarks`. The truth has the driver's pose.
       data_dir: prepared records whose `test` split to use, or "synthetic": people
         rendered afresh; by default those of the run's own kind that it kept aside.
       shots: numbers T of source photos.
@@ -94,7 +94,7 @@ def evaluate_held_out(
             "drivers": [case.driver for case in cases] if cross else None,
             "sha256": _digest(*(array for case in cases for array in case.arrays)),
         },
-        "relative": relative if cross else None,
+        "transfer": transfer if cross else None,
         "size": model.size,
         "shots": list(shots),
         "variants": list(variants),
@@ -112,7 +112,7 @@ def evaluate_held_out(
     with progress("evaluating", len(paths)) as show:
         for count, ((t, i), path) in enumerate(paths.items(), start=1):
             if not path.exists():
-                landmarks = cases[i].wanted(t, relative)
+                landmarks = cases[i].wanted(t, transfer)
                 methods = draw(model, ff, cases[i], t, landmarks, variants, seed)
                 _save(path, _score_all(methods, cases[i], landmarks, judges))
             show(count)

@@ -50,12 +50,12 @@ class Case:
         sources = [self.photos, self.photo_landmarks, self.driving]
         return [*sources, self.frames, self.landmarks]
 
-    def wanted(self, shots: int, relative: bool) -> np.ndarray:
+    def wanted(self, shots: int, transfer: str) -> np.ndarray:
         """The landmarks to draw, [F, 68, 2]: another driver's are adapted."""
         if self.driver is None:
             return self.driving
         sources = self.photo_landmarks[:shots]
-        return adapt_landmarks(sources, self.driving, relative)
+        return adapt_landmarks(sources, self.driving, transfer)
 
 
 def self_cases(

@@ -50,7 +50,11 @@ def _title(report: dict[str, Any]) -> str:
             f"people, {report['frames_per_video']} hold-out frames each (n = {n}) at "
             f"{size} px; {model}."
         )
-    how = "pose and expression" if report["relative"] else "landmarks, as they are"
+    how = {
+        "relative": "motion, from a photo on",
+        "absolute": "pose and expression",
+        "none": "landmarks, as they are",
+    }[report["transfer"]]
     return (
         f"Cross-reenactment of {len(data['videos'])} rendered people, each driven by "
         f"another's {how}; {report['frames_per_video']} frames each (n = {n}) at "

@@ -130,10 +130,14 @@ def test_webp_without_pyav(head, track, tmp_path, monkeypatch):
 
 def test_drivers_landmarks_are_given_to_the_person(head, track):
     _, points = crop_track(track, SIZE)
-    drawn = adapt_landmarks(head.landmarks, points, relative=True)
-    np.testing.assert_array_equal(drawn, face_model.transfer(head.landmarks, points))
-    assert np.abs(drawn - points).max() > 0.5
-    as_they_are = adapt_landmarks(head.landmarks, points, relative=False)
+    for transfer in ("relative", "absolute"):
+        drawn = adapt_landmarks(head.landmarks, points, transfer)
+        expected = face_model.transfer(
+            head.landmarks, points, relative=transfer == "relative"
+        )
+        np.testing.assert_array_equal(drawn, expected)
+        assert np.abs(drawn - points).max() > 0.5
+    as_they_are = adapt_landmarks(head.landmarks, points, "none")
     np.testing.assert_array_equal(as_they_are, points)
 
 

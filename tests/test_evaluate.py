@@ -146,7 +146,7 @@ def test_an_oracle_is_never_the_best(tmp_path):
             arrays[key.replace("/ft", "/ft_oracle")] = arrays[key]
         arrays["values/ft_oracle/l1"] = np.zeros(4)
     drivers = SETTINGS["data"] | {"drivers": ["x", "y"]}
-    settings = SETTINGS | {"mode": "cross", "relative": False, "shots": [1]}
+    settings = SETTINGS | {"mode": "cross", "transfer": "none", "shots": [1]}
     settings["data"] = drivers
     config = {"perceptual": {"face_id": 0.0}}
     rows = evaluation_report.write(tmp_path, settings, config, results)

@@ -55,8 +55,8 @@ def test_cross_cases_are_of_the_models_size_and_different_people(cross):
 
 def test_another_drivers_landmarks_are_adapted(cross):
     for case in cross:
-        np.testing.assert_array_equal(case.wanted(2, relative=False), case.driving)
-        adapted = case.wanted(2, relative=True)
+        np.testing.assert_array_equal(case.wanted(2, "none"), case.driving)
+        adapted = case.wanted(2, "absolute")
         # Nearer to the truth than another person's face is.
         error = metrics.normalized_mean_error(adapted, case.landmarks).mean()
         as_it_is = metrics.normalized_mean_error(case.driving, case.landmarks).mean()
@@ -72,7 +72,7 @@ def test_self_cases_render_as_many_frames_as_are_needed(model):
     ]
     for case in cases:
         assert len(case.photos) == 8 and len(case.frames) == 16
-        np.testing.assert_array_equal(case.wanted(1, relative=True), case.landmarks)
+        np.testing.assert_array_equal(case.wanted(1, "absolute"), case.landmarks)
         seen = {p.tobytes() for p in case.photo_landmarks}
         assert not seen & {p.tobytes() for p in case.landmarks}
 
@@ -97,7 +97,7 @@ def test_what_knows_the_truth_scores_as_truth():
 
     (r,) = reenactment.render_reenactments(1, 2, 3, 128, seed=5, num_workers=0)
     case = evaluation_data.as_case(r)
-    wanted = case.wanted(2, relative=True)
+    wanted = case.wanted(2, "absolute")
     arrays = evaluate._score_all(
         [("ft", case.frames), ("warp", case.frames[::-1])],
         case,

@@ -10,6 +10,9 @@ from flax_heads.metrics import normalized_mean_error
 
 SIZE = 128
 
+_absolute = functools.partial(face_model.transfer, relative=False)
+_relative = functools.partial(face_model.transfer, relative=True)
+
 
 @functools.cache
 def _person(seed, motion_seed=None, kind="talk", frames=24):
@@ -61,18 +64,31 @@ def test_a_persons_face_in_anothers_motion(kind, shots, bound):
     errors, as_they_are = [], []
     for person, driver in ((10, 11), (12, 13), (14, 15)):
         truth = _person(person, driver, kind)
-        found = face_model.transfer(
-            _person(person)[:shots], _person(driver, driver, kind)
-        )
+        found = _absolute(_person(person)[:shots], _person(driver, driver, kind))
         errors.append(_shape_error(found, truth))
         as_they_are.append(_shape_error(_person(driver, driver, kind), truth))
     assert np.mean(errors) < bound
     assert np.mean(errors) < 0.6 * np.mean(as_they_are)
 
 
+def test_relative_turns_start_from_the_photo():
+    """From a photo that looks aside, a driver who looks about makes the same turns."""
+    person = synthetic.sample_identity(50)
+    turns = {"yaw": np.linspace(0, 0.5, 9), "pitch": np.linspace(0, -0.2, 9)}
+    motion = synthetic.neutral_motion(9) | {k: np.float32(v) for k, v in turns.items()}
+    driver = synthetic.landmarks_of(synthetic.sample_identity(51), motion, SIZE)
+    motion["yaw"] = motion["yaw"] - 0.5
+    truth = synthetic.landmarks_of(person, motion, SIZE)
+    photo = truth[:1]
+    found = _relative(photo, driver)
+    np.testing.assert_allclose(found[0], photo[0], atol=0.5)
+    assert _shape_error(found, truth) < 0.05
+    assert _shape_error(found, truth) < _shape_error(_absolute(photo, driver), truth)
+
+
 def test_the_drivers_own_face_stays_as_it_is():
     points = _person(20, 21, frames=40)
-    found = face_model.transfer(points[::5], points)
+    found = _absolute(points[::5], points)
     assert found.dtype == np.float32
     assert normalized_mean_error(found, points).mean() < 0.05
     assert _shape_error(found, points) < 0.01
@@ -86,8 +102,8 @@ def test_a_larger_head_that_leans_is_the_same_person():
     )
     leaning = np.concatenate([turn, [[40.0], [-60.0]]], 1)
     photos, driver = _person(30), _person(31, 31)
-    plain = face_model.transfer(photos, driver)
-    again = face_model.transfer(geometry.transform(photos, leaning), driver)
+    plain = _absolute(photos, driver)
+    again = _absolute(geometry.transform(photos, leaning), driver)
     sizes = geometry.inter_ocular(again) / geometry.inter_ocular(plain)
     np.testing.assert_allclose(sizes, 1.5, rtol=0.03)
     assert _shape_error(again, plain) < 0.02
@@ -99,8 +115,8 @@ def test_a_larger_head_that_leans_is_the_same_person():
 
 def test_the_unit_is_the_pixel_of_the_crop():
     photos, driver = _person(30), _person(31, 31)
-    small = face_model.transfer(photos, driver)
-    twice = face_model.transfer(2 * photos, 2 * driver)
+    small = _absolute(photos, driver)
+    twice = _absolute(2 * photos, 2 * driver)
     np.testing.assert_allclose(twice, 2 * small, atol=0.02)
 
 
@@ -117,7 +133,7 @@ def test_long_clips_are_solved_in_parts(monkeypatch):
 
 def test_what_is_no_face_gives_finite_numbers():
     noise = np.random.default_rng(0).normal(64, 30, (12, 68, 2)).astype(np.float32)
-    assert np.isfinite(face_model.transfer(noise[:2], noise)).all()
+    assert np.isfinite(_absolute(noise[:2], noise)).all()
 
 
 def test_the_file_is_of_these_heads():

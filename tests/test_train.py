@@ -323,7 +323,7 @@ def test_cross_reenactment_is_scored_against_the_truth_and_goes_on(
     monkeypatch.setattr(evaluate, "draw", counted)
     (tmp_path / "scores" / "T2_00001.npz").unlink()
     assert evaluate_held_out(run[0], tmp_path, **options) == rows and len(calls) == 1
-    for other in ({"relative": False}, {"mode": "self"}):
+    for other in ({"transfer": "none"}, {"mode": "self"}):
         with pytest.raises(InputError, match="other settings"):
             evaluate_held_out(run[0], tmp_path, **options | other)
 
