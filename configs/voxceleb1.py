@@ -1,6 +1,7 @@
 """The paper's model on VoxCeleb1 at 256 px (22,496 videos).
 
-    flax-heads prepare --source /data/voxceleb1 --layout voxceleb1 --data-dir /data/vox1
+    flax-heads prepare --source /data/voxceleb1 --layout voxceleb1 --data-dir /data/vox1 \\
+        --frames-per-video 80
     python -m flax_heads.train --config=configs/voxceleb1.py --workdir=runs/vox1 \\
         --config.data.path=/data/vox1
 

@@ -1,6 +1,7 @@
 """The paper's model on VoxCeleb2 at 256 px (145,569 videos, one epoch = one episode each).
 
-    flax-heads prepare --source /data/voxceleb2 --layout voxceleb2 --data-dir /data/vox2
+    flax-heads prepare --source /data/voxceleb2 --layout voxceleb2 --data-dir /data/vox2 \\
+        --frames-per-video 80
     python -m flax_heads.train --config=configs/voxceleb2.py --workdir=runs/vox2 \\
         --config.data.path=/data/vox2
 

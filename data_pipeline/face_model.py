@@ -23,10 +23,13 @@ _FILE = pathlib.Path(__file__).with_name("face_model.npz")
 _PEOPLE, _POSES, _SEED = 400, 16, 7_000_000
 _IDENTITY, _MOTION = 25, 15  # components: all but 1 % and 0.4 % of the eyes' distance
 _NOISE = 0.08  # of landmarks, as a share of the eyes' distance: dlib's and the model's
-_ITERATIONS = 8
+_ITERATIONS = 6
 _MOST_FRAMES = 200  # of a clip, that decide about the identity
 _CHUNK = 500  # frames that are solved at once: memory
-_ALIKE = 0.1  # radians that count as one standard deviation of all expressions
+_ALIKE = 0.1  # radians that count as much as the usual difference of two expressions
+_LIPS = 0.05  # decimetres between the lips that count so
+_UPPER_LIP, _LOWER_LIP = slice(61, 64), slice(65, 68)  # inner
+_TOWARDS_PHOTOS = 1 / 3
 _POSE = 6  # turn (3), logarithm of the scale, place (2)
 
 
@@ -35,8 +38,8 @@ class FaceModel(NamedTuple):
 
     Attributes:
       mean: float [68, 3].
-      identity: float [25, 68, 3], for coefficients that are standard normal.
-      motion: float [15, 68, 3], likewise.
+      identity: float [25, 68, 3], away from it, for coefficients of mean square 1.
+      motion: float [15, 68, 3], away from a face at rest, likewise.
     """
 
     mean: np.ndarray
@@ -73,8 +76,8 @@ def transfer(sources: np.ndarray, driver: np.ndarray, *, relative: bool) -> np.n
       driver: float [F, 68, 2], finite, in crops of the same size.
       relative: whether only what changes in the driver's face and pose is taken, on
         from the photo that is most like one of the driver's frames. Otherwise pose and
-        expression are the driver's as they are, and the head's place in the crop is half
-        way between those of the photos and of the driver.
+        expression are the driver's as they are, and so is the head's place in the crop,
+        but for a third of the way to where the photos have it.
 
     Returns:
       float32 [F, 68, 2], in pixels of the person's crops.
@@ -83,31 +86,51 @@ def transfer(sources: np.ndarray, driver: np.ndarray, *, relative: bool) -> np.n
     of_person, of_driver = _unexplained(person, sources), _unexplained(faces, driver)
     moved = faces._replace(identity=person.identity)
     if relative:
-        t, f = _most_alike(person, faces)
+        sound = _sound(faces, of_driver)
+        t, f = _same_pose(person, faces, sound)
+        g = _same_expression(person.motion[t], faces, sound)
         larger = person.scale[t] / faces.scale[f]
         moved = moved._replace(
-            motion=person.motion[t] + faces.motion - faces.motion[f],
+            motion=person.motion[t] + faces.motion - faces.motion[g],
             rotation=person.rotation[t] @ faces.rotation[f].T @ faces.rotation,
             scale=faces.scale * larger,
             place=person.place[t] + (faces.place - faces.place[f]) * larger,
         )
-        details = of_person[t] + of_driver - of_driver[f]
+        details = of_person[t] + of_driver - of_driver[g]
     else:
         larger = np.exp(np.log(person.scale).mean() - np.log(faces.scale).mean())
-        shift = (person.place.mean(0) - faces.place.mean(0)) / 2
+        shift = _TOWARDS_PHOTOS * (person.place.mean(0) - faces.place.mean(0))
         moved = moved._replace(scale=faces.scale * larger, place=faces.place + shift)
         details = of_person.mean(0) + of_driver - of_driver.mean(0)
     in_frame = moved.scale[:, None, None] * details @ _upright(moved.rotation)
     return (project(moved) + in_frame).astype(np.float32)
 
 
-def _most_alike(person, faces):
-    """The photo and the driver's frame (t, f) whose poses, then expressions, differ least."""
+def _sound(faces, unexplained):
+    """Frames to start from, bool [F]: not those where the landmarks slipped."""
+    missed = np.abs(unexplained).mean((1, 2))
+    size = np.abs(np.log(faces.scale / np.median(faces.scale)))
+    sound = (missed <= 3 * np.median(missed)) & (size < np.log(1.6))
+    return sound if sound.any() else ~sound
+
+
+def _same_pose(person, faces, sound):
+    """The photo and the driver's frame (t, f) whose poses, or else faces, are alike."""
     between = np.einsum("tij,fij->tf", person.rotation, faces.rotation)  # traces
     turns = np.arccos(np.clip((between - 1) / 2, -1, 1)) / _ALIKE
     motions = person.motion[:, None] - faces.motion
     apart = np.square(turns) + np.square(motions).mean(-1)
+    apart = np.where(sound, apart, np.inf)
     return np.unravel_index(apart.argmin(), apart.shape)
+
+
+def _same_expression(motion, faces, sound):
+    """The driver's frame whose face, above all its lips' opening, is most like [15]."""
+    change = motion - faces.motion
+    down = load().motion[:, :, 1]
+    opening = down[:, _LOWER_LIP].mean(1) - down[:, _UPPER_LIP].mean(1)
+    apart = np.square(change).mean(-1) + np.square(change @ opening / _LIPS)
+    return np.where(sound, apart, np.inf).argmin()
 
 
 def fit(landmarks: np.ndarray) -> Faces:
@@ -178,9 +201,7 @@ def _start(landmarks):
 
 def _improve(faces, landmarks, same_identity):
     """One step of Gauss-Newton; the identity's normal equations are a Schur complement."""
-    missed, slopes = _linearize(faces, landmarks)
-    n = len(faces.identity)
-    own, shared = slopes[..., :-n], slopes[..., -n:]  # [F, 136, 21], [F, 136, 25]
+    missed, own, shared = _linearize(faces, landmarks, not same_identity)
     # Motion and identity are standard normal beforehand; pose can be anything.
     prior = np.r_[np.full(_POSE, 1e-6), np.ones(own.shape[-1] - _POSE)]
     known = np.concatenate([np.zeros((len(landmarks), _POSE)), faces.motion], 1)
@@ -191,7 +212,7 @@ def _improve(faces, landmarks, same_identity):
     if not same_identity:
         mixed = own.swapaxes(1, 2) @ shared  # [F, 21, 25]
         follows = np.linalg.solve(normal, mixed)
-        schur = np.einsum("fnk,fnl->kl", shared, shared) + np.eye(n)
+        schur = np.einsum("fnk,fnl->kl", shared, shared) + np.eye(len(identity))
         schur -= np.einsum("fki,fkj->ij", mixed, follows)
         pull = np.einsum("fnk,fn->k", shared, missed) - identity
         pull -= np.einsum("fki,fk->i", mixed, step)
@@ -210,10 +231,10 @@ def _improve(faces, landmarks, same_identity):
     )
 
 
-def _linearize(faces, landmarks):
+def _linearize(faces, landmarks, with_identity):
     """In units of the noise: what is missed [F, 136], and how the model's points move.
 
-    The slopes [F, 136, 6 + 15 + 25] are by pose, motion and identity.
+    The slopes are by pose and motion [F, 136, 6 + 15], and by identity [F, 136, 25 or 0].
     """
     model = load()
     frames, mean = len(landmarks), model.mean
@@ -229,16 +250,16 @@ def _linearize(faces, landmarks):
     by_turn = by_point @ np.stack([np.stack(row, -1) for row in cross], -2)
     by_scale = (larger[..., None] * turned[..., :2])[..., None]
     by_place = np.broadcast_to(np.eye(2), (frames, 68, 2, 2))
-    basis = np.concatenate([model.motion, model.identity])
+    identity = model.identity if with_identity else model.identity[:0]
+    basis = np.concatenate([model.motion, identity])
     by_shape = by_point @ np.einsum("fij,kpj->fpik", faces.rotation, basis)
     slopes = np.concatenate([by_turn, by_scale, by_place, by_shape], -1)
     missed = landmarks - by_scale[..., 0] - faces.place[:, None]
     eyes = geometry.inter_ocular(mean[:, :2])
     unit = (_NOISE * eyes * faces.scale)[:, None, None]
-    return (
-        (missed / unit).reshape(frames, -1),
-        (slopes / unit[..., None]).reshape(frames, 2 * 68, -1),
-    )
+    slopes = (slopes / unit[..., None]).reshape(frames, 2 * 68, slopes.shape[-1])
+    own, shared = np.split(slopes, [_POSE + len(model.motion)], -1)
+    return (missed / unit).reshape(frames, -1), own, shared
 
 
 def _rotations(turns):
@@ -277,7 +298,7 @@ def build(num_people: int = _PEOPLE) -> FaceModel:
 
 
 def _components(changes, count):
-    """The first principal components of [N, 68, 3], each one standard deviation."""
+    """The first principal components of [N, 68, 3], each its root mean square."""
     _, deviations, directions = np.linalg.svd(changes.reshape(len(changes), -1), False)
     scaled = directions[:count] * (deviations[:count, None] / np.sqrt(len(changes)))
     return scaled.reshape(-1, 68, 3)

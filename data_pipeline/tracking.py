@@ -27,6 +27,7 @@ _LONGEST_CROPPED = 176  # faces fill about half the side of a VoxCeleb clip …
 _MIN_CROPPED = 0.3  # … and this much at least
 _THOROUGH_EVERY = 10  # frames without a face between two searches for small faces
 _FORGET = 50  # frames after which a lost person's place does not count any more
+_FARTHEST = 1e6  # pixels from the frame's corner
 _MAX_BYTES = 2**28  # of an unpacked landmark file: half a million frames
 
 
@@ -255,6 +256,12 @@ class LandmarkTrack:
         ).all(axis=(1, 2))
         if broken.any() or np.isinf(self.landmarks).any():
             raise ValueError("landmarks that are not finite")
+        if not self.found.any():
+            raise ValueError("no face in any frame")
+        faces = self.landmarks[self.found]
+        small = np.ptp(faces, axis=1).min() < 1
+        if small or np.abs(faces).max() > _FARTHEST:
+            raise ValueError("landmarks that are no face")
         if not (self.width > 0 and self.height > 0 and 0 < self.fps < np.inf):
             raise ValueError("bad size or rate")
 

@@ -41,9 +41,9 @@ def drive(
 
     The driver's frame times and sound are kept. Of the driver's video a few frames are
     in memory at a time; its landmarks (half a kilobyte a frame) are kept whole, because
-    the shape of the driver's face is judged by all of them, and a gap is filled from both
-    its ends. Landmarks therefore come first; then decoding, the generator, the
-    layout and the encoder work at once, each in its own thread.
+    the shape of the driver's face is judged by frames of the whole clip, and a gap is
+    filled from both its ends. Landmarks therefore come first; then decoding, the
+    generator, the layout and the encoder work at once, each in its own thread.
 
     Args:
       head: whom to animate.
@@ -59,8 +59,10 @@ def drive(
       counts: "frames", and "without_face", whose pose was interpolated.
 
     Raises:
-      InputError: the driver cannot be read or shows no face; bad output name.
+      InputError: the driver cannot be read or shows no face; bad output name; no such
+        `transfer`.
     """
+    check_transfer(transfer)
     output = pathlib.Path(output)
     if output.suffix.lower() not in (".mp4", *_PICTURES):
         raise InputError(f"{output}: write to .mp4, .gif or .webp", "output")
@@ -110,6 +112,13 @@ def crop_track(
     return boxes, np.stack(inside)
 
 
+def check_transfer(transfer: str) -> None:
+    """Raises InputError where it is none of `TRANSFERS`."""
+    if transfer not in TRANSFERS:
+        names = ", ".join(TRANSFERS)
+        raise InputError(f"transfer {transfer!r}: expected one of {names}", "arguments")
+
+
 def adapt_landmarks(
     sources: np.ndarray, driver: np.ndarray, transfer: str
 ) -> np.ndarray:
@@ -124,10 +133,9 @@ def adapt_landmarks(
         driver's landmarks, face shape and all, as in the paper.
 
     Raises:
-      ValueError: `transfer` is none of `TRANSFERS`.
+      InputError: `transfer` is none of `TRANSFERS`.
     """
-    if transfer not in TRANSFERS:
-        raise ValueError(f"transfer must be one of {TRANSFERS}, not {transfer!r}")
+    check_transfer(transfer)
     if transfer == "none":
         return driver
     return face_model.transfer(sources, driver, relative=transfer == "relative")

@@ -224,8 +224,9 @@ def _add_transfer(p, default, when=""):
         "--transfer",
         choices=("relative", "absolute", "none"),  # animate.TRANSFERS, without JAX
         default=default,
-        help=f"{when}of the driver: how pose and expression change, from a photo's on; "
-        "both as they are; or its landmarks with its face shape, as in the paper",
+        help=f"{when}what of the driver moves the person: relative, the changes of pose "
+        "and expression, from a photo on; absolute, both as they are; none, its "
+        f"landmarks, face shape and all, as in the paper; default: {default}",
     )
 
 

@@ -1,4 +1,4 @@
-"""Reenactment of held-out people, by the paper's protocol (section 4, SPEC 6).
+"""Reenactment of held-out people, by the paper's protocol (section 4).
 
 Self-reenactment: few-shot and hold-out frames of a video are disjoint and drawn by a
 fixed seed; the sets for fewer shots are parts of those for more. Cross-reenactment:
@@ -22,6 +22,7 @@ import numpy as np
 
 from data_pipeline.errors import InputError
 from flax_heads import baselines, evaluation_report, metrics, recipe
+from flax_heads.animate import check_transfer
 from flax_heads.console import log, progress
 from flax_heads.evaluation_data import MODES, Case, cross_cases, self_cases
 from flax_heads.meta_model import MetaModel, fine_tune, load_model
@@ -77,6 +78,7 @@ def evaluate_held_out(
     """
     if mode not in MODES:
         raise InputError(f"mode {mode!r}: expected {' or '.join(MODES)}", "arguments")
+    check_transfer(transfer)
     judges = judges or make_judges()
     model = _with_fine_tuning(load_model(workdir), fine_tune_fields)
     ff = load_model(ff_model) if ff_model else None

@@ -7,7 +7,7 @@ from typing import Any
 
 from flax_heads.scores import METHODS, METRICS, ORACLE
 
-# SPEC section 6: the paper's own numbers, of its own networks, people and judges.
+# The paper's own numbers (its table 1), of its own networks, people and judges.
 PAPER_COLUMNS = ("FID", "SSIM", "CSIM", "USER")
 PAPER = {
     ("VoxCeleb1", "X2Face"): {

@@ -1,4 +1,4 @@
-"""The blocks that all three networks are made of (paper, section 3.3 and SPEC 2)."""
+"""The blocks that all three networks are made of (paper, section 3.3)."""
 
 from __future__ import annotations
 

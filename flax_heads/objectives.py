@@ -35,7 +35,7 @@ class PerceptualNetwork(NamedTuple):
 
 @dataclasses.dataclass(frozen=True)
 class LossWeights:
-    """Factors of the terms (SPEC section 3; the defaults are its column v2).
+    """Factors of the terms; the defaults are those of the paper's second version.
 
     Attributes:
       pixel: of the pixel pyramid, which is not in the paper.

@@ -17,7 +17,7 @@ Params = Any
 # {path of a kernel: {"u": [out], "v": [in]}}: its leading singular vectors.
 Vectors = dict[str, dict[str, jax.Array]]
 
-_EPS = 1e-4  # the authors' lab's value; SPEC section 2
+_EPS = 1e-4  # the value of the authors' lab
 
 
 def init_vectors(params: Params, key: jax.Array, num_iterations: int = 15) -> Vectors:

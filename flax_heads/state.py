@@ -29,7 +29,7 @@ class Networks(NamedTuple):
 
 @dataclasses.dataclass(frozen=True)
 class Adam:
-    """Adam's settings; SPEC section 4 gives the defaults and their sources."""
+    """Adam's settings; docs/method.md says where the defaults come from."""
 
     learning_rate: float
     b1: float = 0.0

@@ -49,6 +49,11 @@ def open_episodes(
       InputError: the data is missing, of another size, or drawn in another style.
     """
     kind = config.data.kind
+    if kind in ("records", "archive") and not config.data.path:
+        raise InputError(
+            f"config.data.path is empty; add --config.data.path=… ({kind} to train on)",
+            reason="config",
+        )
     if kind == "synthetic":
         train, held_out = _synthetic(config, pathlib.Path(workdir))
     elif kind == "archive":

@@ -1,7 +1,8 @@
 #!/usr/bin/env bash
 # Meta-training under SLURM, one process for each GPU:
 #
-#   sbatch --nodes=8 launch/slurm.sh --config=configs/voxceleb2.py --workdir=/shared/run
+#   sbatch --nodes=8 launch/slurm.sh --config=configs/voxceleb2.py \
+#       --workdir=/shared/run --config.data.path=/shared/vox2
 #
 # Before the time limit, or when preempted, the run is told to stop, saves and is queued
 # again; the same command resumes it. Adapt the numbers to your nodes.

@@ -1,7 +1,8 @@
 #!/usr/bin/env bash
 # Meta-training on hosts that ssh reaches, one process for each host and all its GPUs:
 #
-#   launch/ssh.sh "node0 node1" --config=configs/voxceleb2.py --workdir=/shared/run
+#   launch/ssh.sh "node0 node1" --config=configs/voxceleb2.py --workdir=/shared/run \
+#       --config.data.path=/shared/vox2
 #
 # Run it in this folder, which every host needs under the same path, and the workdir.
 # Ctrl-C, or SIGTERM to this script, tells every process to stop: they save together, and

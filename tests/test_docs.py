@@ -13,6 +13,7 @@ from flax_heads import cli, info
 
 ROOT = pathlib.Path(__file__).resolve().parents[1]
 PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
+PAGES += [ROOT / "flax_heads/bundled_model/README.md"]
 OUR_FILE = re.compile(
     r"(benchmarks|configs|data_pipeline|flax_heads|launch|notebooks|tests)/\w+\.\w+"
 )

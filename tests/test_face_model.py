@@ -86,6 +86,39 @@ def test_relative_turns_start_from_the_photo():
     assert _shape_error(found, truth) < _shape_error(_absolute(photo, driver), truth)
 
 
+@pytest.mark.parametrize("yaw", [0.0, 0.2])
+@pytest.mark.parametrize("driver, kind", [(5, "talk"), (21, "expressive")])
+def test_closed_lips_do_not_pass_through_each_other(driver, kind, yaw):
+    """The photo's lips are closed; the driver's are in some frames only."""
+    still = synthetic.neutral_motion() | {"yaw": np.float32([yaw])}
+    photo = synthetic.landmarks_of(synthetic.sample_identity(52), still, SIZE)
+    found = _relative(photo, _person(driver, driver, kind, frames=75))
+    inner = found[:, 65:68].mean(1) - found[:, 61:64].mean(1)
+    opening = inner[:, 1] / geometry.inter_ocular(found)
+    assert opening.min() > -0.05 and opening.max() > 0.1
+
+
+def test_relative_places_follow_the_driver():
+    """Shifts, zoom and lean go on from the photo's."""
+    ways = {"shift_x": 0.05, "shift_y": -0.03, "roll": 0.3}
+    motion = synthetic.neutral_motion(9)
+    motion |= {k: np.linspace(0, v, 9).astype(np.float32) for k, v in ways.items()}
+    motion["zoom"] = np.linspace(1, 1.1, 9).astype(np.float32)
+    truth = synthetic.landmarks_of(synthetic.sample_identity(53), motion, SIZE)
+    driver = synthetic.landmarks_of(synthetic.sample_identity(54), motion, SIZE)
+    found = _relative(truth[:1], driver)
+    assert normalized_mean_error(found, truth).mean() < 0.05
+
+
+def test_a_slipped_frame_is_not_what_the_rest_is_measured_by():
+    photo, driver = _person(30)[:1], _person(31, 31).copy()
+    usual = _relative(photo, driver)
+    driver[7] = driver[7].mean(0) + (driver[7] - driver[7].mean(0)) / 2
+    found = np.delete(_relative(photo, driver), 7, 0)
+    sizes = geometry.inter_ocular(found) / geometry.inter_ocular(np.delete(usual, 7, 0))
+    np.testing.assert_allclose(sizes, 1, rtol=0.05)
+
+
 def test_the_drivers_own_face_stays_as_it_is():
     points = _person(20, 21, frames=40)
     found = _absolute(points[::5], points)
@@ -131,19 +164,24 @@ def test_long_clips_are_solved_in_parts(monkeypatch):
     assert np.abs(apart).mean() < 0.01 * geometry.inter_ocular(points).mean()
 
 
-def test_what_is_no_face_gives_finite_numbers():
-    noise = np.random.default_rng(0).normal(64, 30, (12, 68, 2)).astype(np.float32)
-    assert np.isfinite(_absolute(noise[:2], noise)).all()
+@pytest.mark.parametrize("transfer", [_absolute, _relative])
+@pytest.mark.parametrize("frames", [1, 12])
+def test_what_is_no_face_gives_finite_numbers(transfer, frames):
+    noise = np.random.default_rng(0).normal(64, 30, (frames, 68, 2)).astype(np.float32)
+    assert np.isfinite(transfer(noise[:2], noise)).all()
 
 
 def test_the_file_is_of_these_heads():
     """A few people already have the file's mean face and stay within its components."""
     few = face_model.build(num_people=12)
     kept = face_model.load()
-    assert [v.shape for v in few[:1]] == [v.shape for v in kept[:1]]
+    assert kept.identity.shape == (25, 68, 3) and kept.motion.shape == (15, 68, 3)
     assert np.abs(few.mean - kept.mean).mean() < 0.02
-    changes = few.identity.reshape(len(few.identity), -1)
-    directions = kept.identity.reshape(len(kept.identity), -1)
-    basis = np.linalg.qr(directions.T)[0]
-    outside = changes - changes @ basis @ basis.T
-    assert np.linalg.norm(outside) < 0.25 * np.linalg.norm(changes)
+    for changes, components in (
+        (few.identity, kept.identity),
+        (few.motion, kept.motion),
+    ):
+        changes = changes.reshape(len(changes), -1)
+        basis = np.linalg.qr(components.reshape(len(components), -1).T)[0]
+        outside = changes - changes @ basis @ basis.T
+        assert np.linalg.norm(outside) < 0.25 * np.linalg.norm(changes)

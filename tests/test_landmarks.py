@@ -319,6 +319,10 @@ def test_track_file_round_trips(tmp_path):
             ].repeat(4, 0)
         },
         {"landmarks": None},
+        {"landmarks": np.full((4, 68, 2), np.nan)},
+        {"landmarks": np.zeros((0, 68, 2)), "frame_time": np.zeros(0)},
+        {"landmarks": np.full((4, 68, 2), 7.0)},
+        {"landmarks": 1e30 * a_track().landmarks},
         {"frame_time": np.array([0, 1, np.nan, 2])},
         {"frame_time": np.array([0, 1, 1, 2])},
         {"width": 0},

@@ -19,7 +19,7 @@ from flax_heads.perceptual import (
 )
 
 # Output channels of the convolutions, each with its ReLU, and P for pooling: torchvision's
-# configurations E and D. The taps are SPEC's numbers, of ReLUs in the list of layers.
+# configurations E and D. The taps are numbers of ReLUs in the list of layers.
 VGG19 = "64 64 P 128 128 P 256 256 256 256 P 512 512 512 512 P 512".split()
 VGG16 = "64 64 P 128 128 P 256 256 256 P 512 512 512 P 512".split()
 TAPS = {"vgg19": [1, 6, 11, 20, 29], "vggface": [1, 6, 11, 18, 25]}
@@ -261,7 +261,7 @@ def test_input_of_the_first_layer(files, network, file, source, convention):
 
 
 def test_wrong_scale_or_order_is_seen(files, frames):
-    """The most common fault of the re-implementations (SPEC section 9)."""
+    """The most common fault of the re-implementations (docs/method.md)."""
     variables = load_vgg19(files / "vgg19.npz", "caffe")
     right = features(variables, frames)
     unit_range = features(variables, (frames + 1) / 255 - 1)

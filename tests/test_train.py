@@ -217,6 +217,14 @@ def test_training_and_held_out_people_are_disjoint(run):
     assert not set(training.identities) & set(held_out.identities)
 
 
+@pytest.mark.parametrize("kind", ["records", "archive"])
+def test_data_without_a_path_is_asked_for(kind, tmp_path):
+    config = tiny_config(1)
+    config.data.update(kind=kind, path="")
+    with pytest.raises(InputError, match=r"add --config\.data\.path"):
+        open_episodes(config, tmp_path)
+
+
 def test_fine_tuning_never_reads_w(run, tmp_path):
     """The arrays of W and of both optimisers may be gone: a model loads without them."""
     copy = tmp_path / "checkpoints" / "4"
