@@ -24,8 +24,8 @@ _PEOPLE, _POSES, _SEED = 400, 16, 7_000_000
 _IDENTITY, _MOTION = 25, 15  # components: all but 1 % and 0.4 % of the eyes' distance
 _NOISE = 0.08  # of landmarks, as a share of the eyes' distance: dlib's and the model's
 _ITERATIONS = 6
-_MOST_FRAMES = 200  # of a clip, that decide about the identity
-_CHUNK = 500  # frames that are solved at once: memory
+_MOST_FRAMES = 40  # of a clip, that decide about the identity
+_CHUNK = 40  # frames that are solved at once: memory
 _ALIKE = 0.1  # radians that count as much as the usual difference of two expressions
 _LIPS = 0.05  # decimetres between the lips that count so
 _UPPER_LIP, _LOWER_LIP = slice(61, 64), slice(65, 68)  # inner
@@ -134,7 +134,9 @@ def _same_expression(motion, faces, sound):
 
 
 def fit(landmarks: np.ndarray) -> Faces:
-    """The most probable face: damped Gauss-Newton on all frames of a person together.
+    """The most probable face, by damped Gauss-Newton.
+
+    Frames spread over the clip decide together about the identity, which all share.
 
     Args:
       landmarks: float [F, 68, 2], finite; pixels.
