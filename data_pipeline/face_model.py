@@ -115,7 +115,7 @@ def _sound(faces, unexplained):
 
 
 def _same_pose(person, faces, sound):
-    """The photo and the driver's frame (t, f) whose poses, or else faces, are alike."""
+    """The photo and the driver's frame (t, f) most alike, above all in their poses."""
     between = np.einsum("tij,fij->tf", person.rotation, faces.rotation)  # traces
     turns = np.arccos(np.clip((between - 1) / 2, -1, 1)) / _ALIKE
     motions = person.motion[:, None] - faces.motion
@@ -125,7 +125,7 @@ def _same_pose(person, faces, sound):
 
 
 def _same_expression(motion, faces, sound):
-    """The driver's frame whose face, above all its lips' opening, is most like [15]."""
+    """The driver's frame most like `motion` [15], above all in how the lips are open."""
     change = motion - faces.motion
     down = load().motion[:, :, 1]
     opening = down[:, _LOWER_LIP].mean(1) - down[:, _UPPER_LIP].mean(1)

@@ -13,7 +13,8 @@ from data_pipeline.images import Limits
 from data_pipeline.raster import RasterStyle
 from data_pipeline.read_ahead import read_ahead
 from data_pipeline.tracking import LandmarkTrack
-from flax_heads.animate import adapt_landmarks, crop_track, drive
+from flax_heads import cli
+from flax_heads.animate import TRANSFERS, adapt_landmarks, crop_track, drive
 from flax_heads.talking_head import TalkingHead
 
 SIZE = 32
@@ -151,6 +152,12 @@ def test_crops_keep_the_face_inside(track):
 def test_unknown_transfers_are_refused_before_any_work(head, tmp_path):
     with pytest.raises(InputError, match="expected one of relative, absolute, none"):
         drive(head, tmp_path / "missing.mp4", tmp_path / "out.mp4", transfer="face")
+
+
+@pytest.mark.parametrize("command", ["animate", "evaluate", "sweep"])
+def test_commands_offer_every_transfer(command):
+    parser = cli._parser()._subparsers._group_actions[0].choices[command]
+    assert parser._option_string_actions["--transfer"].choices == TRANSFERS
 
 
 @pytest.mark.parametrize("name", ["out.avi", "nowhere/out.mp4"])

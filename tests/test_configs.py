@@ -70,6 +70,6 @@ def test_info_states_the_papers_sizes():
     # W of VoxCeleb2's videos: 284 MiB, and its second moment as much again.
     assert rows["state, W"].split()[0] == "570"
     flops = float(rows["FLOPs of an episode"].split()[0])
-    # Counted by hand, 1.75 T with VGG19 and VGGFace, which are not in here, and with every
+    # About 1.75 T with VGG19 and VGGFace, which are not in here, and with every
     # convolution beside a resampling at the larger side.
     assert 0.8 < flops < 1.2

@@ -155,6 +155,7 @@ def test_the_unit_is_the_pixel_of_the_crop():
 
 def test_long_clips_are_solved_in_parts(monkeypatch):
     points = _person(40, 41, frames=60)
+    monkeypatch.setattr(face_model, "_MOST_FRAMES", 60)
     whole = face_model.fit(points)
     monkeypatch.setattr(face_model, "_MOST_FRAMES", 30)
     monkeypatch.setattr(face_model, "_CHUNK", 25)

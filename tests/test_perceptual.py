@@ -261,7 +261,7 @@ def test_input_of_the_first_layer(files, network, file, source, convention):
 
 
 def test_wrong_scale_or_order_is_seen(files, frames):
-    """The most common fault of the re-implementations (docs/method.md)."""
+    """The most common fault of the re-implementations."""
     variables = load_vgg19(files / "vgg19.npz", "caffe")
     right = features(variables, frames)
     unit_range = features(variables, (frames + 1) / 255 - 1)
