@@ -37,7 +37,7 @@ def conv(x: jax.Array, kernel: jax.Array, *_, **__) -> jax.Array:
     b, h, w, _ = x.shape
     side = kernel.shape[0]
     if side == 1:
-        return _xla_conv(x, kernel)
+        return jnp.einsum("bhwc,cd->bhwd", x, kernel[0, 0])
     if h >= side:
         return _conv(x, kernel, "SAME")
     # Fewer pixels than taps (V's last block at 128 px), which XLA does in naive loops.
@@ -166,11 +166,16 @@ def _kernel_gradient_on_cpu(x, kernel, gradient, padding):
     if d >= 256:
         if padding == "SAME":
             x = jnp.pad(x, ((0, 0), (side // 2,) * 2, (side // 2,) * 2, (0, 0)))
-        taps = [
-            jnp.einsum("bhwc,bhwd->cd", part, gradient)
-            for part in _shifted(x, side, h, w)
-        ]
-        return jnp.stack(taps).reshape(kernel.shape)
+        # The gradient is turned once, not every part of x: XLA turns arrays slowly.
+        turned = jax.lax.optimization_barrier(gradient.reshape(-1, d).T)  # [D, BHW]
+        taps = jnp.stack(
+            [
+                turned @ part.reshape(-1, part.shape[-1])
+                for part in _shifted(x, side, h, w)
+            ]
+        )  # [s x s, D, C]
+        taps = jax.lax.optimization_barrier(taps)  # or each product is turned instead
+        return taps.transpose(0, 2, 1).reshape(kernel.shape)
 
     def by_xla(x, gradient):
         return jax.vjp(lambda k: _xla_conv(x, k, padding), kernel)[1](gradient)[0]
