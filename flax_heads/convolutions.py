@@ -1,22 +1,20 @@
 """Convolutions of stride 1 that keep the size, alone or fused with resampling; NHWC.
 
 They are XLA's own, but for what it does badly: a convolution and the resampling beside
-it as two, images smaller than the kernel, and on the CPU the gradient of the kernel.
+it as two, images smaller than the kernel, and what `plain_convolution.py` names.
 """
 
 from __future__ import annotations
 
-import functools
-
 import jax
 import jax.numpy as jnp
+
+from flax_heads.plain_convolution import conv as _conv
+from flax_heads.plain_convolution import windows as _windows
 
 # On fewer pixels of an image a fused convolution saves less than putting its kernel
 # together costs. The batch has no say: it would change the rounding of an image.
 _FEW_PIXELS = 64
-# Numbers of input from which on XLA's gradient of the kernel falls behind on the CPU.
-_LARGE = 2**18
-_NARROW = 32  # channels, of which it never does
 
 
 def upsample(x: jax.Array) -> jax.Array:
@@ -42,8 +40,8 @@ def conv(x: jax.Array, kernel: jax.Array, *_, **__) -> jax.Array:
         return _conv(x, kernel, "SAME")
     # Fewer pixels than taps (V's last block at 128 px), which XLA does in naive loops.
     padded = jnp.pad(x, ((0, 0), (side // 2,) * 2, (side // 2,) * 2, (0, 0)))
-    windows = jnp.concatenate(list(_shifted(padded, side, h, w)), -1)
-    return jnp.einsum("bhwc,cd->bhwd", windows, kernel.reshape(-1, kernel.shape[-1]))
+    flat = kernel.reshape(-1, kernel.shape[-1])
+    return jnp.einsum("bhwc,cd->bhwd", _windows(padded, side), flat)
 
 
 def conv_downsample(x: jax.Array, kernel: jax.Array, *_, **__) -> jax.Array:
@@ -118,72 +116,3 @@ def upsample_conv(x: jax.Array, kernel: jax.Array, *_, **__) -> jax.Array:
     ]  # each [B, H, W, D]
     rows = jnp.stack([jnp.stack(row, 3) for row in phases], 2)  # [B, H, 2, W, 2, D]
     return rows.reshape(b, 2 * h, 2 * w, d)
-
-
-def _xla_conv(x, kernel, padding="SAME"):
-    return jax.lax.conv_general_dilated(
-        x, kernel, (1, 1), padding, dimension_numbers=("NHWC", "HWIO", "NHWC")
-    )
-
-
-def _shifted(x, side, h, w):
-    """The parts [B, h, w, C] of padded images that each tap of a kernel sees, in order."""
-    for i in range(side):
-        for j in range(side):
-            yield x[:, i : i + h, j : j + w]
-
-
-@functools.partial(jax.custom_vjp, nondiff_argnums=(2,))
-def _conv(x, kernel, padding):
-    """XLA's convolution with a faster gradient of the kernel on the CPU."""
-    return _xla_conv(x, kernel, padding)
-
-
-def _conv_forward(x, kernel, padding):
-    return _xla_conv(x, kernel, padding), (x, kernel)
-
-
-def _conv_backward(padding, inputs, gradient):
-    x, kernel = inputs
-    _, pull_back = jax.vjp(lambda x, k: _xla_conv(x, k, padding), x, kernel)
-    if jax.default_backend() != "cpu":
-        return pull_back(gradient)
-    of_x, _ = pull_back(gradient)  # what is not used is not computed
-    return of_x, _kernel_gradient_on_cpu(x, kernel, gradient, padding)
-
-
-_conv.defvjp(_conv_forward, _conv_backward)
-
-
-def _kernel_gradient_on_cpu(x, kernel, gradient, padding):
-    """Twice as fast as XLA's in a training step (benchmarks/NOTES.md).
-
-    With many output channels a matrix product for each tap of the kernel; with few,
-    XLA's own over a part of the images at a time, as it slows down with their number.
-    """
-    side, d = kernel.shape[0], kernel.shape[-1]
-    b, h, w, _ = gradient.shape
-    if d >= 256:
-        if padding == "SAME":
-            x = jnp.pad(x, ((0, 0), (side // 2,) * 2, (side // 2,) * 2, (0, 0)))
-        # The gradient is turned once, not every part of x: XLA turns arrays slowly.
-        turned = jax.lax.optimization_barrier(gradient.reshape(-1, d).T)  # [D, BHW]
-        taps = jnp.stack(
-            [
-                turned @ part.reshape(-1, part.shape[-1])
-                for part in _shifted(x, side, h, w)
-            ]
-        )  # [s x s, D, C]
-        taps = jax.lax.optimization_barrier(taps)  # or each product is turned instead
-        return taps.transpose(0, 2, 1).reshape(kernel.shape)
-
-    def by_xla(x, gradient):
-        return jax.vjp(lambda k: _xla_conv(x, k, padding), kernel)[1](gradient)[0]
-
-    parts = min(b, 8, max(1, x.size // _LARGE))
-    if min(x.shape[-1], d) < _NARROW:
-        parts = 1
-    some = -(-b // parts)
-    return sum(
-        by_xla(x[i : i + some], gradient[i : i + some]) for i in range(0, b, some)
-    )

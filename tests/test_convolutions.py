@@ -5,7 +5,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from flax_heads import convolutions
+from flax_heads import convolutions, plain_convolution
 from flax_heads.convolutions import downsample, upsample
 
 
@@ -32,21 +32,47 @@ _PLAIN = {
 )  # fmt: skip
 @pytest.mark.parametrize("name", _PLAIN)
 def test_values_and_gradients(name, shape, monkeypatch):
-    monkeypatch.setattr(convolutions, "_LARGE", 256)  # parts, as of many large images
+    # Parts, as of many large images.
+    monkeypatch.setattr(plain_convolution, "_LARGE", 256)
+    arrays = _arrays(shape, jnp.float32)
+    expected = _probed(_PLAIN[name], *arrays)
+    actual = _probed(getattr(convolutions, name), *arrays)
+    for a, b in zip(expected, actual, strict=True):
+        np.testing.assert_allclose(a, b, rtol=1e-4, atol=2e-4)
+
+
+# All images in one product; one image in each; two in each, and of three one is left.
+@pytest.mark.parametrize("shape", [(3, 16, 18, 40, 32), (4, 16, 18, 32, 40)], ids=str)
+@pytest.mark.parametrize("pixels", [4096, 64, 600])
+@pytest.mark.parametrize("name", _PLAIN)
+def test_bfloat16_is_float32_but_for_its_rounding(name, shape, pixels, monkeypatch):
+    monkeypatch.setattr(plain_convolution, "_PIXELS", pixels)
+    half = _arrays(shape, jnp.bfloat16)
+    expected = _probed(_PLAIN[name], *(array.astype(jnp.float32) for array in half))
+    actual = _probed(getattr(convolutions, name), *half)
+    for a, b in zip(expected, actual, strict=True):
+        assert b.dtype == jnp.bfloat16
+        error = jnp.linalg.norm(a - b.astype(jnp.float32)) / jnp.linalg.norm(a)
+        assert error < 0.01
+
+
+def _arrays(shape, dtype):
     *image, outputs = shape
     x = jax.random.normal(jax.random.key(0), image)
     kernel = jax.random.normal(jax.random.key(1), (3, 3, image[-1], outputs))
+    return x.astype(dtype), kernel.astype(dtype)
 
-    def probed(function):
-        def probe(x, kernel):
-            y = function(x, kernel)
-            return (y * jax.random.normal(jax.random.key(2), y.shape)).sum(), y
 
-        return jax.jit(jax.grad(probe, argnums=(0, 1), has_aux=True))(x, kernel)
+def _probed(function, x, kernel):
+    """Value and both gradients."""
 
-    expected, actual = probed(_PLAIN[name]), probed(getattr(convolutions, name))
-    for a, b in zip(jax.tree.leaves(expected), jax.tree.leaves(actual)):
-        np.testing.assert_allclose(a, b, rtol=1e-4, atol=2e-4)
+    def probe(x, kernel):
+        y = function(x, kernel)
+        weights = jax.random.normal(jax.random.key(2), y.shape)
+        return (y.astype(jnp.float32) * weights).sum(), y
+
+    gradients, y = jax.jit(jax.grad(probe, argnums=(0, 1), has_aux=True))(x, kernel)
+    return y, *gradients
 
 
 @pytest.mark.parametrize("side", [4, 8, 16])
@@ -60,6 +86,14 @@ def test_images_are_computed_alike_alone_and_among_others(name, side):
         return [equation.primitive.name for equation in jaxpr.eqns]
 
     assert operations(1) == operations(16) == operations(1000)
+
+
+@pytest.mark.parametrize("name", _PLAIN)
+def test_a_bfloat16_image_is_the_same_alone_and_among_others(name):
+    x, kernel = _arrays((5, 16, 16, 64, 64), jnp.bfloat16)
+    function = jax.jit(getattr(convolutions, name))
+    alone = [function(x[i : i + 1], kernel) for i in range(len(x))]
+    assert jnp.array_equal(function(x, kernel), jnp.concatenate(alone))
 
 
 def test_computing_type_is_kept():
