@@ -1,8 +1,8 @@
 """Learning one person against plain PyTorch: `python -m benchmarks.fine_tune`.
 
-Iterations of fine-tuning on T random photos with the same networks, losses and precision;
-the content loss is the pixel pyramid. Ours as this backend runs it: one program of many
-iterations on an accelerator, one call for each on the CPU.
+Iterations of fine-tuning on T random photos with the same networks and losses; the
+content loss is the pixel pyramid. Ours in float32 and in bfloat16, as this backend runs
+it: one program of many iterations on an accelerator, one call for each on the CPU.
 """
 
 from __future__ import annotations
@@ -20,15 +20,16 @@ def main() -> None:
     report.add_config_flags(parser)
     torch_side.add_flags(parser)
     parser.add_argument("--photos", type=int, default=8, help="T")
-    parser.add_argument("--iterations", type=int, default=3, help="in each timed run")
-    parser.add_argument("--dtype", default="float32", choices=("float32", "bfloat16"))
+    parser.add_argument("--iterations", type=int, default=1, help="in each timed run")
+    dtypes = ("float32", "bfloat16")
+    parser.add_argument("--dtype", default="float32", choices=dtypes, help="PyTorch's")
     flags = parser.parse_args()
     if torch_side.serves(flags, serve_jax, serve_torch):
         return
-    ours = {"flax-heads": "jax"}
+    ours = {f"flax-heads {dtype}": dtype for dtype in dtypes}
     candidates = torch_side.candidates(flags, "benchmarks.fine_tune", ours)
     rows = in_turn.compare(candidates, flags.rounds)
-    config = _config(flags)
+    config = report.config_of(flags)
     heads = flags.iterations / config.fine_tune.num_iterations
     report.add_rates(rows, flags.iterations, "iterations_per_s")
     report.add_rates(rows, 3600 * heads, "heads_per_hour")
@@ -36,7 +37,7 @@ def main() -> None:
         "config": flags.config,
         "size, T, batch": (config.size, flags.photos, config.fine_tune.batch_size),
         "iterations of a head": config.fine_tune.num_iterations,
-        "dtype": flags.dtype,
+        "dtype of PyTorch": flags.dtype,
         **report.machine(),
     }
     report.show("fine-tuning", rows, about, flags.json)
@@ -49,7 +50,8 @@ def serve_jax(flags: argparse.Namespace) -> None:
     from flax_heads.fine_tuning import run_fine_tuning
     from flax_heads.meta_model import MetaModel
 
-    config = _config(flags)
+    config = report.config_of(flags)
+    config.model.dtype = flags.serve
     state = jax.jit(lambda: recipe.new_state(config, 1))()
     model = MetaModel.of_state(config, state, source="random weights")
     start, advance = model.tuner
@@ -75,7 +77,7 @@ def serve_torch(flags: argparse.Namespace) -> None:
     torch = torch_side.load_torch()
     from tests import torch_models
 
-    config = _config(flags)
+    config = report.config_of(flags)
     networks = torch_side.build(config)
     size = 2 * sum(networks.generator.style_channels)
     psi = torch.nn.Parameter(torch.randn(size, device=torch_side.device()))
@@ -111,12 +113,6 @@ def _photos(flags: argparse.Namespace, config) -> tuple[np.ndarray, np.ndarray]:
     shape = (2, flags.photos, config.size, config.size, 3)
     photos, rasters = np.random.default_rng(0).integers(0, 256, shape, np.uint8)
     return photos, rasters
-
-
-def _config(flags: argparse.Namespace):
-    config = report.config_of(flags)
-    config.model.dtype = flags.dtype
-    return config
 
 
 if __name__ == "__main__":

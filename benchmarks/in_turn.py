@@ -1,7 +1,9 @@
 """Fair timing: each candidate in a process of its own, one run of each after the other.
 
 Separate processes keep peak memory apart and let candidates live in different Python
-environments. A candidate is a command that ends in `serve`.
+environments. A candidate is a command that ends in `serve`. Before each timed run comes one
+that is not: memory that a process freed is the system's again after its pause, and to
+fault it in anew took up to half of a run. Training has no such pauses.
 """
 
 from __future__ import annotations
@@ -19,7 +21,7 @@ _READY, _GO = "ready", "go"
 
 
 def serve(run: Callable[[], Any], information: dict[str, Any] | None = None) -> None:
-    """Offers `run` to `compare`: a run for every line of standard input.
+    """Offers `run` to `compare`: a timed run for every line of standard input.
 
     Args:
       run: does the work once and returns when it is done.
@@ -35,6 +37,7 @@ def serve(run: Callable[[], Any], information: dict[str, Any] | None = None) -> 
     for line in sys.stdin:
         if line.strip() != _GO:
             break
+        run()  # takes back memory and caches that went while the others ran
         start = time.perf_counter()
         run()
         seconds = time.perf_counter() - start
@@ -42,15 +45,12 @@ def serve(run: Callable[[], Any], information: dict[str, Any] | None = None) -> 
     print(json.dumps({"peak_memory_mib": _peak_memory_mib()}), file=answers, flush=True)
 
 
-def compare(
-    candidates: dict[str, Sequence[str]], rounds: int, warm_up: int = 1
-) -> list[dict[str, Any]]:
+def compare(candidates: dict[str, Sequence[str]], rounds: int) -> list[dict[str, Any]]:
     """Runs candidates in turn: all of them once, then all of them again, and so on.
 
     Args:
       candidates: name -> command of a process that calls `serve`.
       rounds: timed runs of each.
-      warm_up: runs of each before, not counted.
 
     Returns:
       a row for each: its information, median, smallest and largest seconds, peak
@@ -68,7 +68,7 @@ def compare(
             rows[name] = {"name": name, **(answer or {}).get(_READY, {})}
             if answer is None:
                 rows[name]["error"] = f"ended with exit code {processes[name].wait()}"
-        for turn in range(warm_up + rounds):
+        for _ in range(rounds):
             for name, process in processes.items():
                 if "error" in rows[name]:
                     continue
@@ -76,7 +76,7 @@ def compare(
                 answer = _answer(process)
                 if answer is None:
                     rows[name]["error"] = f"ended with exit code {process.wait()}"
-                elif turn >= warm_up:
+                else:
                     times[name].append(answer["seconds"])
         for name, process in processes.items():
             if "error" not in rows[name]:

@@ -25,7 +25,7 @@ def main() -> None:
     shared += [f"--num-support={config.num_support}", "--serve=jax"]
     command = [sys.executable, "-m", "benchmarks.step", *shared]
     candidates = {f"{m:,}": [*command, f"--num-videos={m}"] for m in flags.num_videos}
-    rows = in_turn.compare(candidates, flags.rounds, warm_up=2)
+    rows = in_turn.compare(candidates, flags.rounds)
     width = config.model.embedder.channels[-1]
     for row, m in zip(rows, flags.num_videos):
         row.pop("flops", None)
