@@ -1,8 +1,8 @@
 """What each lever saves of a step's workspace: `python -m benchmarks.memory`.
 
 Only compiles. The figures are of the backend at hand: on a GPU they are what training
-will need besides the state; the CPU's compiler computes convolutions of bfloat16 in
-float32, and shows nothing of what that type saves elsewhere.
+will need besides the state; the CPU computes bfloat16 convolutions another way,
+and shows nothing of what that type saves elsewhere.
 """
 
 from __future__ import annotations

@@ -122,6 +122,7 @@ def _parser() -> argparse.ArgumentParser:
         "training",
     )
     p.add_argument("--seed", type=int, default=0)
+    _add_dtype(p, "of fine-tuning and of the head's drawing, instead of the model's")
     p.add_argument(
         "--distributed",
         metavar="HOW",
@@ -211,11 +212,11 @@ def _add_model(p) -> None:
     )
 
 
-def _add_dtype(p) -> None:
+def _add_dtype(p, what="of a head's drawing, instead of its own") -> None:
     p.add_argument(
         "--dtype",
         choices=("float32", "bfloat16"),
-        help="of a head's drawing, instead of its own; bfloat16 is faster on GPUs",
+        help=f"{what}; bfloat16 is faster on GPUs and on CPUs with units for it",
     )
 
 

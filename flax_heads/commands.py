@@ -83,6 +83,8 @@ def finetune(arguments) -> None:
 
     set_up(arguments.distributed)
     model = load_model(arguments.model)
+    if arguments.dtype:
+        model = model.with_dtype(arguments.dtype)
     limits = Limits.parse(arguments.limit)
     if arguments.photos_from:
         _finetune_folder(arguments, model, limits)

@@ -77,6 +77,18 @@ class MetaModel:
     def style(self) -> RasterStyle:
         return recipe.raster_style(self.config)
 
+    def with_dtype(self, dtype: str) -> MetaModel:
+        """The same model, fine-tuning and drawing in "float32" or "bfloat16".
+
+        bfloat16 is faster where there are units for it: GPUs, TPUs, some CPUs. Parameters,
+        norms' statistics, losses and the optimisers stay float32.
+        """
+        config = self.config.copy_and_resolve_references()
+        config.model.dtype = dtype
+        return dataclasses.replace(
+            self, config=config, networks=recipe.networks(config)
+        )
+
     def rule(self, num_iterations: int | None = None) -> Rule:
         """When fine-tuning ends: by the config, or after exactly `num_iterations`."""
         if num_iterations is not None:

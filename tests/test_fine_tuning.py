@@ -12,6 +12,7 @@ from data_pipeline.errors import InputError
 from data_pipeline.raster import RasterStyle
 from flax_heads import fine_tuning, metrics, spectral
 from flax_heads.meta_learning import embed, project
+from flax_heads.meta_model import fine_tune
 from flax_heads.objectives import LossWeights, to_unit_range
 from flax_heads.state import Adam
 from flax_heads.talking_head import TalkingHead
@@ -250,6 +251,23 @@ def test_a_head_that_cannot_be_written_leaves_nothing(head, tmp_path):
     (tmp_path / "file").write_text("")
     with pytest.raises(InputError, match="cannot be written"):
         head.save(tmp_path / "file" / "anna")
+
+
+def test_a_person_is_learned_in_bfloat16_as_in_float32():
+    model = tiny.make_model()
+    half = model.with_dtype("bfloat16")
+    person = tiny.make_person(3, 4)
+
+    def learned(model):
+        head = fine_tune(model, person.photos, person.landmarks, num_iterations=40)
+        return head, np.stack(list(head.animate(person.landmarks)))
+
+    (head, exact), (other, near) = learned(model), learned(half)
+    assert [h.generator["dtype"] for h in (head, other)] == ["float32", "bfloat16"]
+    assert all(x.dtype == np.float32 for x in jax.tree.leaves(other.params))
+    assert not np.array_equal(head.psi, other.psi)  # it did compute otherwise
+    assert float(metrics.ssim(exact, near).mean()) >= 0.99
+    assert model.config.model.dtype == "float32"  # as it was
 
 
 def test_bfloat16_draws_nearly_the_same(start, head):

@@ -108,12 +108,12 @@ def assert_leaves_near(a, b, relative: float):
     """Each leaf's distance is small against its size: single entries may differ more.
 
     Adam divides by the roots of its second moments, which blows rounding up where a
-    gradient is nearly zero.
+    gradient is nearly zero: that of a bias that a norm takes away is nothing else.
     """
 
     def check(x, y):
         distance = np.linalg.norm(np.asarray(x, np.float64) - y)
-        assert distance <= relative * np.linalg.norm(x) + 1e-3, (x.shape, distance)
+        assert distance <= relative * np.linalg.norm(x) + 2e-3, (x.shape, distance)
 
     jax.tree.map(check, a, b)
 
