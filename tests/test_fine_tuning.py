@@ -253,20 +253,25 @@ def test_a_head_that_cannot_be_written_leaves_nothing(head, tmp_path):
         head.save(tmp_path / "file" / "anna")
 
 
-def test_a_person_is_learned_in_bfloat16_as_in_float32():
+def test_a_person_is_learned_as_well_in_bfloat16():
     model = tiny.make_model()
     half = model.with_dtype("bfloat16")
     person = tiny.make_person(3, 4)
 
-    def learned(model):
-        head = fine_tune(model, person.photos, person.landmarks, num_iterations=40)
-        return head, np.stack(list(head.animate(person.landmarks)))
+    def learned(model, num_iterations):
+        head = fine_tune(
+            model, person.photos, person.landmarks, num_iterations=num_iterations
+        )
+        drawn = np.stack(list(head.animate(person.landmarks)))
+        return head, np.abs(drawn.astype(float) - person.photos).mean()
 
-    (head, exact), (other, near) = learned(model), learned(half)
+    untrained = learned(model, 0)[1]
+    (head, exact), (other, near) = learned(model, 100), learned(half, 100)
+    assert exact < 0.9 * untrained
+    assert near == pytest.approx(exact, rel=0.05)
     assert [h.generator["dtype"] for h in (head, other)] == ["float32", "bfloat16"]
     assert all(x.dtype == np.float32 for x in jax.tree.leaves(other.params))
     assert not np.array_equal(head.psi, other.psi)  # it did compute otherwise
-    assert float(metrics.ssim(exact, near).mean()) >= 0.99
     assert model.config.model.dtype == "float32"  # as it was
 
 
