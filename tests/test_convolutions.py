@@ -4,6 +4,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from jax import export
 
 from flax_heads import convolutions, plain_convolution
 from flax_heads.convolutions import downsample, upsample
@@ -94,6 +95,22 @@ def test_a_bfloat16_image_is_the_same_alone_and_among_others(name):
     function = jax.jit(getattr(convolutions, name))
     alone = [function(x[i : i + 1], kernel) for i in range(len(x))]
     assert jnp.array_equal(function(x, kernel), jnp.concatenate(alone))
+
+
+@pytest.mark.parametrize("name", _PLAIN)
+def test_exported_for_any_batch_it_is_a_convolution_on_every_platform(name):
+    """Though it is traced on a CPU, which would have products in bfloat16."""
+    x, kernel = _arrays((3, 16, 16, 64, 64), jnp.bfloat16)
+    function = jax.jit(getattr(convolutions, name))
+    shape = (*export.symbolic_shape("b"), *x.shape[1:])
+    program = export.export(function, platforms=("cpu", "cuda"))(
+        jax.ShapeDtypeStruct(shape, x.dtype), kernel
+    )
+    assert "stablehlo.convolution" in program.mlir_module()
+    expected, actual = (
+        f(x, kernel).astype(jnp.float32) for f in (function, program.call)
+    )
+    np.testing.assert_allclose(expected, actual, rtol=0.02, atol=0.2)
 
 
 def test_computing_type_is_kept():
