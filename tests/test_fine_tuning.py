@@ -5,8 +5,10 @@ import functools
 import json
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 import pytest
+from flax import traverse_util
 
 from data_pipeline.errors import InputError
 from data_pipeline.raster import RasterStyle
@@ -54,6 +56,27 @@ def _advance(weights=tiny.WEIGHTS, batch_size=2):
 
 def _copy(state):
     return jax.tree.map(np.array, state)
+
+
+def _without_null_biases(params):
+    """Without those of G that the next norm takes away.
+
+    Their gradient is zero but for rounding, and Adam makes steps of that.
+    """
+    flat = traverse_util.flatten_dict(params)
+    return {
+        path: leaf
+        for path, leaf in flat.items()
+        if path[-2:] != ("skip", "bias") and path[-3:] != ("down1", "conv2", "bias")
+    }
+
+
+def _drawn(state, rasters):
+    params = spectral.normalize(state.ema, state.generator.vectors)
+    psi = jnp.broadcast_to(params["psi"], (len(rasters), *params["psi"].shape))
+    return tiny.NETWORKS.generator.apply(
+        {"params": params["generator"]}, to_unit_range(rasters), psi
+    )
 
 
 def test_starts_from_the_embedding(start):
@@ -129,11 +152,14 @@ def test_one_program_of_many_iterations_gives_the_same_person(start):
         for n in (1, 3)
     )
     assert int(device.step) == 6
-    # Rounding, which Adam enlarges where a second moment is nearly zero.
-    tiny.assert_leaves_near(host.ema, device.ema, 1e-4)
-    tiny.assert_leaves_near(host.generator.vectors, device.generator.vectors, 1e-4)
-    tiny.assert_leaves_near(
-        host.discriminator.params, device.discriminator.params, 1e-4
+    for ours, theirs in (
+        (_without_null_biases(host.ema), _without_null_biases(device.ema)),
+        (host.generator.vectors, device.generator.vectors),
+        (host.discriminator.params, device.discriminator.params),
+    ):
+        tiny.assert_leaves_near(ours, theirs, relative=1e-5, absolute=1e-5)
+    np.testing.assert_allclose(
+        *(_drawn(state, rasters) for state in (host, device)), atol=1e-4
     )
     assert [done for done, _ in seen] == [5, 6, 3, 6]
     assert seen[1][1] == pytest.approx(seen[-1][1], rel=1e-4)
