@@ -107,15 +107,17 @@ def _show_plan(flags: argparse.Namespace) -> None:
     import jax
 
     from flax_heads import parallel, recipe
-    from flax_heads.info import count_parameters, load_config
+    from flax_heads.info import count_flops, count_parameters, load_config
 
     config = load_config(flags.plan_config)
     config.perceptual.update(vgg19=0.0, vggface=0.0, face_id=0.0)
     config.batch_size = 1
     state = jax.eval_shape(functools.partial(recipe.new_state, config, 128))
     batch = parallel.abstract_batch(1, config.num_support, config.size)
-    lowered = jax.jit(recipe.meta_step(config)).lower(state, batch)
-    flops = lowered.cost_analysis()["flops"] * flags.per_device_batch
+    flops = count_flops(recipe.meta_step(config), state, batch)
+    if not flops:
+        raise SystemExit("the plan needs JAX's CPU backend to count FLOPs")
+    flops *= flags.per_device_batch
     compute = flops / (flags.tflops * 1e12)
     # Gradients of E, G and P once, of V for each of its updates; float32.
     updates = config.optimizer.discriminator_updates

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import io
 import itertools
 import os
@@ -11,6 +10,8 @@ from collections.abc import Sequence
 
 import numpy as np
 from PIL import Image
+
+from data_pipeline.outputs import whole_file
 
 
 def encode_jpeg(frame: np.ndarray, quality: int = 95) -> bytes:
@@ -55,14 +56,8 @@ def save_npz(path: str | os.PathLike, **arrays: np.ndarray) -> None:
     """`np.savez` that leaves a whole file or none, also when it is killed."""
     path = pathlib.Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
-    partial = path.with_name(f"{path.name}.{os.getpid()}.partial")
-    try:
-        with open(partial, "wb") as file:
-            np.savez(file, **arrays)
-        os.replace(partial, path)
-    finally:
-        with contextlib.suppress(FileNotFoundError):
-            partial.unlink()
+    with whole_file(path) as part, open(part, "wb") as file:
+        np.savez(file, **arrays)
 
 
 def offsets(sizes: Sequence[int]) -> np.ndarray:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 import pathlib
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -11,6 +10,7 @@ from typing import Any
 import rich.console
 import rich.table
 
+from data_pipeline.outputs import whole_file
 from data_pipeline.records import Counts
 from data_pipeline.voxceleb import Video
 
@@ -54,9 +54,8 @@ def make_report(
 def write_report(path: pathlib.Path, report: Mapping[str, Any]) -> None:
     """Writes the whole file or none."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    partial = path.with_suffix(".partial")
-    partial.write_text(json.dumps(report, indent=2, ensure_ascii=False) + "\n")
-    os.replace(partial, path)
+    with whole_file(path) as part:
+        part.write_text(json.dumps(report, indent=2, ensure_ascii=False) + "\n")
 
 
 def print_report(report: Mapping[str, Any], console: rich.console.Console) -> None:

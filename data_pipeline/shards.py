@@ -12,7 +12,6 @@ import dataclasses
 import hashlib
 import itertools
 import json
-import os
 import pathlib
 import threading
 from collections.abc import Callable, Iterator, Sequence
@@ -21,6 +20,7 @@ from typing import Any
 from data_pipeline import safe_files
 from data_pipeline.errors import InputError
 from data_pipeline.images import one_line
+from data_pipeline.outputs import whole_file
 
 MANIFEST = "manifest.json"
 AGAIN = "restore it from a copy or run `flax-heads prepare` again"
@@ -223,9 +223,10 @@ def write_manifest(folder: pathlib.Path) -> None:
             }
         if name in with_records:
             files[name]["records"] = with_records[name]
-    partial = folder / f"{MANIFEST}.partial"
-    partial.write_text(json.dumps({"format": _FORMAT, "files": files}, indent=1) + "\n")
-    os.replace(partial, folder / MANIFEST)
+    with whole_file(folder / MANIFEST) as part:
+        part.write_text(
+            json.dumps({"format": _FORMAT, "files": files}, indent=1) + "\n"
+        )
 
 
 def read_manifest(folder: pathlib.Path) -> dict[str, dict[str, Any]] | None:

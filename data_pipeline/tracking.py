@@ -3,7 +3,6 @@
 import dataclasses
 import os
 import pathlib
-import uuid
 from collections.abc import Callable
 
 import numpy as np
@@ -12,6 +11,7 @@ from data_pipeline import landmarks as lm
 from data_pipeline import safe_files
 from data_pipeline.errors import InputError
 from data_pipeline.images import Limits, check_file, one_line
+from data_pipeline.outputs import whole_file
 from data_pipeline.video import probe, read_frames
 
 _DOUBT = 0.012  # spread above which a frame is checked at once
@@ -202,14 +202,10 @@ class LandmarkTrack:
         Raises:
           InputError: `unwritable`.
         """
-        path = pathlib.Path(path)
-        part = path.with_name(f".{path.name}.{uuid.uuid4().hex[:8]}.part")
         try:
-            with open(part, "wb") as file:
+            with whole_file(path) as part, open(part, "wb") as file:
                 np.savez(file, **dataclasses.asdict(self))
-            os.replace(part, path)
         except OSError as error:
-            part.unlink(missing_ok=True)
             raise InputError(
                 f"{path}: cannot be written ({one_line(error)}); check its folder.",
                 "unwritable",

@@ -21,10 +21,13 @@ from flax_heads.saved_steps import BEST_BY
 from flax_heads.state import TrainState
 
 # Fields in which a run may differ from the checkpoint it continues from. Every other
-# field shapes the parameters, the data order or the meaning of the weights.
+# field shapes the parameters, the data order or the meaning of the weights. Where the
+# data lies is free: which videos it holds is compared (training_data.py).
 _FREE_FIELDS = (
     "num_train_steps",
     "accumulate",
+    "data.path",
+    "data.max_damaged",
     "model.remat",
     "log_every_steps",
     "checkpoint_every_steps",

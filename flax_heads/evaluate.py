@@ -12,7 +12,6 @@ import ast
 import dataclasses
 import hashlib
 import json
-import os
 import pathlib
 from collections.abc import Iterator, Sequence
 from typing import Any
@@ -21,6 +20,7 @@ import jax
 import numpy as np
 
 from data_pipeline.errors import InputError
+from data_pipeline.outputs import whole_file
 from flax_heads import baselines, evaluation_report, metrics, recipe
 from flax_heads.animate import check_transfer
 from flax_heads.console import log, progress
@@ -213,16 +213,14 @@ def _open_scores(output: pathlib.Path, settings: dict[str, Any]) -> pathlib.Path
                 f"({', '.join(differing)}); choose a new --output, or delete it",
                 reason="other_evaluation",
             )
-    path.write_text(text)
+    with whole_file(path) as part:
+        part.write_text(text)
     return folder
 
 
 def _save(path: pathlib.Path, arrays: dict[str, np.ndarray]) -> None:
-    """All or nothing: a killed evaluation leaves no half file under this name."""
-    temporary = path.with_suffix(".tmp")
-    with open(temporary, "wb") as file:
-        np.savez_compressed(file, **arrays)
-    os.replace(temporary, path)
+    with whole_file(path) as part:
+        np.savez_compressed(part, **arrays)
 
 
 def _load(path: pathlib.Path) -> dict[str, np.ndarray]:

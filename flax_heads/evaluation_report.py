@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
+from data_pipeline.outputs import whole_file
 from flax_heads import integrity
 from flax_heads.console import log
 from flax_heads.evaluation_markdown import PAPER, PAPER_COLUMNS, as_markdown
@@ -63,9 +64,12 @@ def write(
             for t, numbers in rows.items()
         ],
     }
-    (output / "report.json").write_text(json.dumps(report, indent=2) + "\n")
-    (output / "report.md").write_text(as_markdown(report))
-    Image.fromarray(_grid(settings, scores)).save(output / "grid.png")
+    with whole_file(output / "report.json") as part:
+        part.write_text(json.dumps(report, indent=2) + "\n")
+    with whole_file(output / "report.md") as part:
+        part.write_text(as_markdown(report))
+    with whole_file(output / "grid.png") as part:
+        Image.fromarray(_grid(settings, scores)).save(part)
     if importlib.util.find_spec("matplotlib"):
         from flax_heads import evaluation_plots
 

@@ -16,7 +16,6 @@ import dataclasses
 import json
 import os
 import pathlib
-import uuid
 from collections.abc import Sequence
 
 import jax
@@ -25,6 +24,7 @@ from jax import export
 
 from data_pipeline.errors import InputError
 from data_pipeline.images import one_line
+from data_pipeline.outputs import whole_file
 from flax_heads.talking_head import TalkingHead, draw_frames
 
 _FORMAT = 1
@@ -72,8 +72,10 @@ def export_stablehlo(
     output = pathlib.Path(output)
     beside = output.with_name(f"{output.name}.json")
     try:
-        _write(output, program.serialize())
-        _write(beside, json.dumps(description, indent=2).encode() + b"\n")
+        with whole_file(output) as part:
+            part.write_bytes(program.serialize())
+        with whole_file(beside) as part:
+            part.write_text(json.dumps(description, indent=2) + "\n")
     except OSError as error:
         raise InputError(
             f"{output}: cannot be written ({one_line(error)}); check its folder and "
@@ -81,13 +83,3 @@ def export_stablehlo(
             "unwritable",
         ) from error
     return beside
-
-
-def _write(path: pathlib.Path, content: bytes) -> None:
-    """Writes a file that appears under its name only when complete."""
-    part = path.with_name(f".{path.name}.{uuid.uuid4().hex[:8]}.part")
-    try:
-        part.write_bytes(content)
-        os.replace(part, path)
-    finally:
-        part.unlink(missing_ok=True)

@@ -110,9 +110,10 @@ def make_fine_tune_step(
 ) -> Callable[[FineTuneState, Batch], tuple[FineTuneState, Metrics]]:
     """Builds `(state, batch) -> (state, metrics)` over "frames" and "rasters".
 
-    As `make_meta_step`, without E, P and L_MCH: L_CNT + L'_ADV move G and psi', then
-    L'_DSC moves theta, w' and b. Batch images are uint8 [B, H, W, 3]. Where no term of
-    `weights` asks the discriminator (the paper's ablation without L'_ADV), it rests.
+    As `make_meta_step`, without E, P and L_MCH: L'_DSC moves theta, w' and b, then, by
+    the new discriminator, L_CNT + L'_ADV move G and psi'. Batch images are uint8
+    [B, H, W, 3]. Where no term of `weights` asks the discriminator (the paper's ablation
+    without L'_ADV), it rests.
     """
     if not (weights.adversarial or weights.feature_matching):
         discriminator_updates = 0

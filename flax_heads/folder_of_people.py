@@ -115,7 +115,12 @@ def _other_history(folder, asked) -> str:
     """Why a finished head is not the one that would be made now, or nothing."""
     try:
         history = safe_files.read_json(folder / "head.json")["history"]
-        there = {**history, "model": os.path.abspath(history["model"])}
+        # Heads had no say in their type before.
+        there = {
+            "dtype": "float32",
+            **history,
+            "model": os.path.abspath(history["model"]),
+        }
     except (OSError, ValueError, KeyError, TypeError) as error:
         return f"{folder}: damaged talking head ({one_line(error)}); remove it"
     wanted = {**asked, "model": os.path.abspath(asked["model"])}

@@ -177,8 +177,10 @@ def arcface_chip(frame: np.ndarray, landmarks: np.ndarray) -> np.ndarray:
 
 @jax.jit
 def _dlib_descriptor(weights, frames, landmarks):
-    chips = face_id.chips_from_frames(frames.astype(jnp.float32), landmarks)
-    return face_id.descriptor(weights, chips)
+    # No TF32: a score must not depend on the machine.
+    with jax.default_matmul_precision("highest"):
+        chips = face_id.chips_from_frames(frames.astype(jnp.float32), landmarks)
+        return face_id.descriptor(weights, chips)
 
 
 def _in_batches(

@@ -6,13 +6,16 @@ import functools
 import importlib.util
 import math
 import pathlib
+from collections.abc import Callable
+from typing import Any
 
 import jax
 import jax.numpy as jnp
 from ml_collections import ConfigDict
 
 from data_pipeline.errors import InputError
-from flax_heads import recipe
+from flax_heads import integrity, recipe
+from flax_heads.console import log
 
 _DEFAULT_VIDEOS = 1_000  # where the data is not at hand
 
@@ -36,6 +39,29 @@ def load_config(spec: str) -> ConfigDict:
         raise InputError(f"{spec}: {error}", "config") from error
 
 
+def count_flops(function: Callable, *arguments: Any) -> float | None:
+    """FLOPs of a program as XLA counts them before it optimises.
+
+    Args:
+      function: what `jax.jit` takes, or has made.
+      arguments: arrays, or their shapes.
+
+    Returns:
+      the number, or None without JAX's CPU backend, the only one that counts without
+      compiling.
+    """
+    try:
+        cpu = jax.devices("cpu")[0]
+    except RuntimeError:  # JAX_PLATFORMS names others only
+        return None
+    arguments = jax.tree.map(
+        lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype), arguments
+    )
+    with jax.default_device(cpu):
+        cost = jax.jit(function).lower(*arguments).cost_analysis()
+    return cost["flops"] if cost else None
+
+
 def count_parameters(params) -> int:
     return sum(math.prod(leaf.shape) for leaf in jax.tree.leaves(params))
 
@@ -49,7 +75,6 @@ def describe(config: ConfigDict, num_videos: int | None = None) -> str:
     videos = num_videos or config.data.num_videos or _count_videos(config)
     networks = recipe.networks(config)
     state = jax.eval_shape(functools.partial(recipe.new_state, config, videos))
-    step = recipe.meta_step(config)
     b, k, size = config.batch_size, config.num_support, config.size
     image = functools.partial(jax.ShapeDtypeStruct, dtype=jnp.uint8)
     batch = {
@@ -59,15 +84,18 @@ def describe(config: ConfigDict, num_videos: int | None = None) -> str:
         "target_raster": image((b, size, size, 3)),
         "video_index": jax.ShapeDtypeStruct((b,), jnp.int32),
     }
-    flops = jax.jit(step).lower(state, batch).cost_analysis()["flops"]
+    flops = count_flops(recipe.meta_step(config), state, batch)
     networks_bytes = _bytes((state.generator, state.discriminator, state.ema))
     rows = [(name, _count(params)) for name, params in state.generator.params.items()]
     rows += [
         ("discriminator", _count(state.discriminator.params)),
         ("psi (per person)", f"{networks.generator.psi_size:,}"),
         ("W, video embeddings", _count(state.video_embeddings.values)),
-        ("FLOPs of a step", f"{flops / 1e12:.3f} T"),
-        ("FLOPs of an episode", f"{flops / b / 1e12:.3f} T"),
+        ("FLOPs of a step", f"{flops / 1e12:.3f} T" if flops else "not counted"),
+        (
+            "FLOPs of an episode",
+            f"{flops / b / 1e12:.3f} T" if flops else "not counted",
+        ),
         ("state, networks", f"{networks_bytes / 2**20:,.0f} MiB on each device"),
         (
             "state, W",
@@ -82,6 +110,48 @@ def describe(config: ConfigDict, num_videos: int | None = None) -> str:
     ]
     width = max(len(name) for name, _ in rows)
     return "\n".join(f"{name:<{width}}  {value}" for name, value in rows)
+
+
+def log_run(config, data, held_out, mesh, state, step_fn):
+    """What is about to run, in the first lines of its log."""
+
+    log.info(
+        "config: batch %d of K=%d at %d px, steps %d to %d, seed %d; content loss: %s",
+        config.batch_size,
+        config.num_support,
+        config.size,
+        int(state.step),
+        config.num_train_steps,
+        config.seed,
+        recipe.content_terms(config),
+    )
+    log.info(
+        "data: %s: %d videos to train on, %d of other people held out",
+        " ".join(filter(None, (config.data.kind, config.data.path))),
+        data.num_videos,
+        held_out.num_videos,
+    )
+    parts = state.generator.params | {"discriminator": state.discriminator.params}
+    log.info(
+        "parameters: %s; W %s",
+        ", ".join(f"{name} {count_parameters(p):,}" for name, p in parts.items()),
+        " x ".join(str(n) for n in state.video_embeddings.values.shape),
+    )
+    log.info(
+        "devices: %d x %s in %d process(es); on each about %.0f MiB of state and %.0f MiB "
+        "of workspace",
+        mesh.size,
+        jax.devices()[0].device_kind,
+        jax.process_count(),
+        (
+            _bytes(state.replace(video_embeddings=()))
+            + _bytes(state.video_embeddings) / mesh.size
+        )
+        / 2**20,
+        step_fn.memory_analysis().temp_size_in_bytes / 2**20,
+    )
+    code = ", ".join(f"{name} {v}" for name, v in integrity.code_version().items())
+    log.info("code: %s", code)
 
 
 def _count(params) -> str:

@@ -210,12 +210,15 @@ def _attend_by_rows(query: jax.Array, key: jax.Array, value: jax.Array) -> jax.A
     rows = max(r for r in range(1, min(h, most) + 1) if h % r == 0)
 
     def attend(some):  # [B, rows * W, C]
-        logits = jnp.einsum("bqc,bkc->bqk", some, key).astype(jnp.float32)
+        logits = jnp.einsum(
+            "bqc,bkc->bqk", some, key, preferred_element_type=jnp.float32
+        )
         weights = nn.softmax(logits).astype(value.dtype)
         return jnp.einsum("bqk,bkd->bqd", weights, value)
 
     if rows == h:
         return attend(query.reshape(b, h * w, c)).reshape(b, h, w, -1)
     slices = query.reshape(b, h // rows, rows * w, c).swapaxes(0, 1)
-    attended = jax.lax.map(jax.checkpoint(attend), slices)
+    again = jax.checkpoint(attend, prevent_cse=False)  # which a loop does by itself
+    attended = jax.lax.map(again, slices)
     return attended.swapaxes(0, 1).reshape(b, h, w, -1)

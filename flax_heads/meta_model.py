@@ -272,6 +272,7 @@ def tuning_history(model: MetaModel, rule: Rule, seed: int) -> dict[str, Any]:
     return {
         "model": model.source,
         "model_step": model.step,
+        "dtype": model.config.model.dtype,
         **rule.asked(),
         "seed": seed,
     }

@@ -14,6 +14,8 @@ from tensorboardX import summary
 from tensorboardX.event_file_writer import EventsWriter
 from tensorboardX.proto.event_pb2 import Event, SessionLog
 
+from data_pipeline.outputs import whole_file
+
 # Every metric of a training run. A step's own are those of the step that is logged.
 METRICS = {
     "loss/content": "L_CNT, weighted, with the pixel pyramid",
@@ -105,6 +107,5 @@ def _forget_after(path: pathlib.Path, step: int) -> None:
                 kept.append(line + "\n")
         except (ValueError, KeyError, TypeError):
             continue  # cut off by a kill or a full disk
-    partial = path.with_name(path.name + ".partial")
-    partial.write_text("".join(kept))
-    os.replace(partial, path)
+    with whole_file(path) as part:
+        part.write_text("".join(kept))

@@ -79,16 +79,16 @@ def discriminator_objective(
       near 1 for both sides, V has nothing left to learn.
     """
 
-    def twice(x):
-        return jnp.concatenate([x, x])
+    def pairs(x, y):  # side by side: one after the other would cross devices
+        return jnp.stack([x, y], 1).reshape(-1, *x.shape[1:])
 
     scores, _ = discriminator.apply(
         {"params": spectral.normalize(params, vectors)},
-        jnp.concatenate([real, fake]),
-        twice(rasters),
-        twice(video_embedding),
+        pairs(real, fake),
+        pairs(rasters, rasters),
+        pairs(video_embedding, video_embedding),
     )
-    real_scores, fake_scores = jnp.split(scores, 2)
+    real_scores, fake_scores = scores.reshape(-1, 2).T
     metrics = {
         "score/real": real_scores.mean(),
         "score/fake": fake_scores.mean(),

@@ -50,14 +50,17 @@ def save(
     rows = jax.tree.map(lambda w: w[used], state.video_embeddings)
     batch["video_index"] = places.astype(np.int32)
     names = [videos[i] for i in used]
-    leaves = jax.tree.leaves(state.replace(video_embeddings=rows))
+    # Of all processes, though one writes: what is spread over them is gathered by all.
+    leaves = [
+        _gathered(x) for x in jax.tree.leaves(state.replace(video_embeddings=rows))
+    ]
     header = {"format": _FORMAT, "config": config, "videos": names}
     if jax.process_index() == 0:
         packing.save_npz(
             path,
             header=np.frombuffer(json.dumps(header).encode(), np.uint8),
             **{f"batch/{name}": value for name, value in batch.items()},
-            **{f"state/{i}": _gathered(leaf) for i, leaf in enumerate(leaves)},
+            **{f"state/{i}": leaf for i, leaf in enumerate(leaves)},
         )
     return names
 
@@ -100,7 +103,8 @@ def _load(path):
 
 
 def _gathered(leaf: Any) -> np.ndarray:
-    if isinstance(leaf, jax.Array) and not leaf.is_fully_addressable:
+    spread = isinstance(leaf, jax.Array) and not leaf.is_fully_replicated
+    if spread and not leaf.is_fully_addressable:
         return multihost_utils.process_allgather(leaf, tiled=True)
     return np.asarray(leaf)
 

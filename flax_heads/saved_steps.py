@@ -15,6 +15,7 @@ before it. Steps of older code have no digests and are read as they are.
 from __future__ import annotations
 
 import contextlib
+import errno
 import gc
 import json
 import logging
@@ -32,6 +33,8 @@ from flax_heads import integrity
 from flax_heads.console import log
 
 BEST_BY = "held_out/l1"  # the smaller the better
+# What a file that is gone or cut answers; other errors are the storage's.
+_DAMAGE = (None, errno.ENOENT, errno.ENOTDIR, errno.EISDIR)
 
 
 class Damaged(Exception):
@@ -164,8 +167,16 @@ def _read_intact(step_folder: pathlib.Path, read_state: Callable) -> tuple[dict,
                 "%s has no digests: nothing says whether it is intact", step_folder
             )
         return config, state
-    except (InputError, Damaged):
-        raise
+    except (InputError, Damaged, jax.errors.JaxRuntimeError):
+        raise  # the last: of a device, out of memory for example
+    except OSError as error:
+        if error.errno in _DAMAGE:
+            raise Damaged(reason(error)) from error
+        raise InputError(
+            f"{step_folder}: cannot be read at the moment ({reason(error)}); nothing is "
+            "changed, run again when the storage answers",
+            reason="unreadable",
+        ) from error
     except Exception as error:  # whatever the many readers of a broken file raise
         raise Damaged(reason(error)) from error
 

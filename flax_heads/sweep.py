@@ -129,16 +129,24 @@ def run(
 
 
 def _run(command: Sequence[str], log_to: str | pathlib.Path | None) -> int:
-    """Runs a command to its end; SIGTERM is passed on, so that training can save."""
+    """Runs a command to its end, whatever the signal: training saves before it ends.
+
+    SIGTERM is passed on; Ctrl-C comes to both from the terminal.
+    """
     with contextlib.ExitStack() as stack:
         output = stack.enter_context(open(log_to, "ab")) if log_to else None
         process = subprocess.Popen(command, stdout=output, stderr=output)
         stack.enter_context(process)
-        before = signal.signal(signal.SIGTERM, lambda *_: process.terminate())
+        handlers = {
+            signal.SIGTERM: lambda *_: process.terminate(),
+            signal.SIGINT: lambda *_: None,
+        }
+        before = {number: signal.signal(number, h) for number, h in handlers.items()}
         try:
             return process.wait()
         finally:
-            signal.signal(signal.SIGTERM, before)
+            for number, handler in before.items():
+                signal.signal(number, handler)
 
 
 def jobs(runs: Sequence[Run]) -> list[str]:

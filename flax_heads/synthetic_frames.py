@@ -72,7 +72,10 @@ def render_frames(
         p = person["params"]
         backdrop = painting.backdrop(p, size * supersample)
         hold = jax.lax.optimization_barrier
-        return draw_frame(p, person["head"], m, backdrop, size, supersample, hold)
+        with jax.default_matmul_precision(
+            "highest"
+        ):  # no TF32: the same on any machine
+            return draw_frame(p, person["head"], m, backdrop, size, supersample, hold)
 
     motion = {key: jnp.asarray(values, jnp.float32) for key, values in motion.items()}
     return jax.lax.map(draw, (jnp.asarray(who), motion), batch_size=at_once)

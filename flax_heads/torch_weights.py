@@ -22,7 +22,6 @@ from __future__ import annotations
 
 import functools
 import json
-import os
 import pathlib
 from collections.abc import Mapping
 from typing import Any
@@ -34,6 +33,7 @@ from flax.traverse_util import flatten_dict, unflatten_dict
 from ml_collections import ConfigDict
 
 from data_pipeline.errors import InputError
+from data_pipeline.outputs import whole_file
 from flax_heads import checkpoints, parallel, recipe, spectral
 from flax_heads.meta_model import MetaModel, load_model
 from flax_heads.weight_files import read_tensors
@@ -187,9 +187,8 @@ def export_torch(
         "step": str(model.step),
     }
     path.parent.mkdir(parents=True, exist_ok=True)
-    unfinished = path.with_name(path.name + ".unfinished")
-    save_file(tensors, unfinished, metadata)
-    os.replace(unfinished, path)
+    with whole_file(path) as part:
+        save_file(tensors, part, metadata)
 
 
 def import_torch(

@@ -10,16 +10,15 @@ from its networks; else training begins from scratch.
 | 2 | one line: bad input, config or checkpoint, or the disk is full | what it says |
 | 3 | too many steps in a row were not finite | `python -m flax_heads.replay FILE` |
 | 4 | the input or a device (a dead peer's) did not answer | see `stalled.txt`, run again |
-| 143 | told to stop (SIGTERM), saved | run again |
+| 143 | told to stop (SIGTERM, Ctrl-C), saved | run again |
 
 After a kill or any other code: run again; what is lost are the steps since the last
-checkpoint, and they are made again the same.
+checkpoint, and they are made again.
 """
 
 from __future__ import annotations
 
 import functools
-import math
 import pathlib
 import sys
 import time
@@ -31,7 +30,6 @@ from ml_collections import ConfigDict, config_flags
 from data_pipeline.errors import InputError
 from flax_heads import (
     checkpoints,
-    integrity,
     model_file,
     parallel,
     recipe,
@@ -40,11 +38,11 @@ from flax_heads import (
 )
 from flax_heads.console import log, progress, set_up
 from flax_heads.held_out import make_held_out_check
-from flax_heads.info import count_parameters
+from flax_heads.info import log_run
 from flax_heads.metric_writer import MetricWriter
 from flax_heads.state import TrainState
-from flax_heads.training_data import open_episodes
-from flax_heads.watch import SkippedSteps, Watchdog, stop_signal
+from flax_heads.training_data import check_same_data, note_data, open_episodes
+from flax_heads.watch import FAILED, SkippedSteps, Watchdog, leave, stop_signal
 
 EXIT_NOT_FINITE = 3
 EXIT_PREEMPTED = 143
@@ -70,6 +68,7 @@ def train(config: ConfigDict, workdir: str | pathlib.Path) -> TrainState:
     parallel.check_batch_size(mesh, config.batch_size, config.accumulate)
     data, held_out = open_episodes(config, workdir)
     look = make_held_out_check(recipe.networks(config), held_out, config)
+    _refuse_other_data(workdir, config, data)
 
     # --- The state: from a checkpoint or fresh
     init = functools.partial(recipe.new_state, config, data.num_videos)
@@ -78,7 +77,7 @@ def train(config: ConfigDict, workdir: str | pathlib.Path) -> TrainState:
     step_fn = parallel.jit_step(recipe.meta_step(config), mesh, state)
     shapes = parallel.abstract_batch(config.batch_size, config.num_support, config.size)
     step_fn = step_fn.lower(state, shapes).compile()
-    _describe_run(config, data, held_out, mesh, state, step_fn)
+    log_run(config, data, held_out, mesh, state, step_fn)
 
     # --- The loop
     batches = parallel.place_batches(
@@ -185,49 +184,14 @@ def _restore_or_init(config, config_json, init, mesh, workdir):
     return state
 
 
-def _describe_run(config, data, held_out, mesh, state, step_fn):
-    """What is about to run, in the first lines of its log."""
-
-    def mebibytes(tree):
-        leaves = jax.tree.leaves(tree)
-        return (
-            sum(math.prod(leaf.shape) * leaf.dtype.itemsize for leaf in leaves) / 2**20
-        )
-
-    log.info(
-        "config: batch %d of K=%d at %d px, steps %d to %d, seed %d; content loss: %s",
-        config.batch_size,
-        config.num_support,
-        config.size,
-        int(state.step),
-        config.num_train_steps,
-        config.seed,
-        recipe.content_terms(config),
-    )
-    log.info(
-        "data: %s: %d videos to train on, %d of other people held out",
-        " ".join(filter(None, (config.data.kind, config.data.path))),
-        data.num_videos,
-        held_out.num_videos,
-    )
-    parts = state.generator.params | {"discriminator": state.discriminator.params}
-    log.info(
-        "parameters: %s; W %s",
-        ", ".join(f"{name} {count_parameters(p):,}" for name, p in parts.items()),
-        " x ".join(str(n) for n in state.video_embeddings.values.shape),
-    )
-    log.info(
-        "devices: %d x %s in %d process(es); on each about %.0f MiB of state and %.0f MiB "
-        "of workspace",
-        mesh.size,
-        jax.devices()[0].device_kind,
-        jax.process_count(),
-        mebibytes(state.replace(video_embeddings=()))
-        + mebibytes(state.video_embeddings) / mesh.size,
-        step_fn.memory_analysis().temp_size_in_bytes / 2**20,
-    )
-    code = ", ".join(f"{name} {v}" for name, v in integrity.code_version().items())
-    log.info("code: %s", code)
+def _refuse_other_data(workdir, config, data):
+    """Raises InputError where a state to go on from has seen other videos."""
+    for run in filter(None, (workdir, config.resume)):
+        if saved_steps.newest_first(saved_steps.folder_of(run)):
+            check_same_data(run, data, config.data.path)
+            break
+    if jax.process_index() == 0:
+        note_data(workdir, data)
 
 
 def _not_finite(workdir, step, limit, config_json, state, batch, data):
@@ -278,17 +242,20 @@ def run(argv: list[str]) -> int:
             "arguments",
         ) from error
     set_up(values.distributed)
+    if jax.process_index() == 0:
+        pathlib.Path(workdir, FAILED).unlink(missing_ok=True)
     try:
         train(config, workdir)
     except FloatingPointError as error:
-        print(f"flax-heads: {error}", file=sys.stderr)
-        return EXIT_NOT_FINITE
+        return leave(EXIT_NOT_FINITE, str(error), workdir)
+    except InputError as error:
+        return leave(2, str(error), workdir)
     except OSError as error:  # of the disk: a log, a picture
-        raise InputError(
+        message = (
             f"{error.filename or workdir}: {error.strerror or error}; of the checkpoints "
-            f"{saved_steps.last_good(workdir)}; make room and run again to resume",
-            "disk",
-        ) from error
+            f"{saved_steps.last_good(workdir)}; make room and run again to resume"
+        )
+        return leave(2, message, workdir)
     return 0
 
 

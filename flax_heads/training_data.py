@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import functools
+import hashlib
+import json
 import pathlib
 from collections.abc import Iterator
 from typing import Protocol
@@ -10,14 +12,17 @@ from typing import Protocol
 import numpy as np
 from ml_collections import ConfigDict
 
-from data_pipeline.archive import load_archive, render_archive
+from data_pipeline import outputs, safe_files
+from data_pipeline.archive import Archive, load_archive, render_archive
 from data_pipeline.errors import InputError
-from flax_heads import recipe
+from data_pipeline.synthetic_person import person_name
+from flax_heads import recipe, saved_steps
 from flax_heads.console import progress
 
 # Synthetic people kept aside have seeds that no training set reaches.
 HELD_OUT_SEED = 1_000_000
 _HELD_OUT_PEOPLE = 16
+_DATA = "data.json"  # in a workdir: which videos it has seen
 
 
 class Episodes(Protocol):
@@ -25,6 +30,7 @@ class Episodes(Protocol):
 
     num_videos: int
     videos: list[str]  # their names; a batch's `video_index` is a place in this list
+    frames_per_video: np.ndarray
     size: int
     style: object
 
@@ -85,6 +91,41 @@ def open_episodes(
     return train, held_out
 
 
+def note_data(workdir: str | pathlib.Path, data: Episodes) -> None:
+    """Writes which videos a run trains on, for `check_same_data`."""
+    with outputs.whole_file(pathlib.Path(workdir, _DATA)) as part:
+        part.write_text(json.dumps(_videos(data)) + "\n")
+
+
+def check_same_data(run: str | pathlib.Path, data: Episodes, path: str) -> None:
+    """Refuses other videos than `run` was trained on: rows of W would be of others.
+
+    Args:
+      run: workdir of a training run; one that notes nothing is an older version's.
+      data: what is to be trained on, from `path`.
+
+    Raises:
+      InputError: `other_data`.
+    """
+    try:
+        before = safe_files.read_json(pathlib.Path(run, _DATA))
+    except (OSError, ValueError):
+        return
+    if before != _videos(data):
+        raise InputError(
+            f"{path or run}: holds {data.num_videos} videos, which are not the "
+            f"{before.get('num_videos')} that {run} was trained on (by name, order and "
+            "length); give it those, or begin a new --workdir with --config.init_from",
+            reason="other_data",
+        )
+
+
+def _videos(data: Episodes) -> dict[str, int | str]:
+    listed = json.dumps([data.videos, np.asarray(data.frames_per_video).tolist()])
+    digest = hashlib.sha256(listed.encode()).hexdigest()
+    return {"num_videos": data.num_videos, "videos": digest}
+
+
 def _synthetic(config, workdir):
     """Renders the synthetic people once; a resumed run reads them back."""
     path = workdir / "synthetic.npz"
@@ -94,13 +135,27 @@ def _synthetic(config, workdir):
         size=config.size,
         style=recipe.raster_style(config),
     )
-    if not path.exists():
+    # From the file, not from memory: JPEG changes the frames, and a resumed run must
+    # see the same ones.
+    train = load_archive(path) if path.exists() else None
+    # Another config's belong to a run that was cut short, unless it has a checkpoint:
+    # that will refuse this config.
+    begun = saved_steps.newest_first(saved_steps.folder_of(workdir))
+    if train is None or not (begun or _asked_for(train, config)):
         with progress("rendering people", config.data.num_videos) as show:
             render(config.data.num_videos, seed=config.seed, on_progress=show).save(
                 path
             )
-    # From the file, not from memory: JPEG changes the frames, and a resumed run must
-    # see the same ones.
-    train = load_archive(path)
+        train = load_archive(path)
     held_out = render(_HELD_OUT_PEOPLE, seed=config.seed + HELD_OUT_SEED)
     return train, held_out
+
+
+def _asked_for(people: Archive, config: ConfigDict) -> bool:
+    """Whether rendered people are those of the config."""
+    names = [person_name(config.seed, v) for v in range(config.data.num_videos)]
+    return (
+        people.videos == names
+        and (people.frames_per_video == config.data.frames_per_video).all()
+        and (people.size, people.style) == (config.size, recipe.raster_style(config))
+    )

@@ -80,7 +80,7 @@ def update_rows(
     """
     # Occurrences of one video add their gradients and then become the same new row.
     same = (video_index[:, None] == video_index[None, :]).astype(gradients.dtype)
-    gradients = same @ gradients
+    gradients = jnp.matmul(same, gradients, precision="highest")  # float32, not TF32
     idle = (count - rows.last_update)[:, None].astype(jnp.float32)
     moment = b2**idle * rows.second_moment + (1 - b2) * jnp.square(gradients)
     unbiased = moment / (1 - b2 ** count.astype(jnp.float32))

@@ -23,6 +23,7 @@ from jax.experimental import multihost_utils
 from flax_heads.console import log
 
 EXIT_STALLED = 4
+FAILED = "failed.txt"  # the exit code of a process of several, and why
 
 
 @dataclasses.dataclass
@@ -136,19 +137,44 @@ class Watchdog:
         os._exit(EXIT_STALLED)
 
 
+def leave(code: int, message: str, workdir: str | pathlib.Path) -> int:
+    """Says why the run ends; returns `code`, or ends one of several processes with it.
+
+    There JAX would wait at exit for peers that wait for this one, and abort them all:
+    the code would be lost. It is left in `workdir`/failed.txt as well.
+    """
+    print(f"flax-heads: {message}", file=sys.stderr, flush=True)
+    if jax.process_count() > 1:
+        with contextlib.suppress(OSError):
+            pathlib.Path(workdir, FAILED).write_text(f"{code} {message}\n")
+        os._exit(code)
+    return code
+
+
 @contextlib.contextmanager
 def stop_signal() -> Iterator[Callable[[int], bool]]:
     """Notes SIGTERM instead of dying of it; yields step -> whether to stop after it.
 
-    Several processes get the signal at different moments, so JAX's own service agrees
-    on a step for all of them.
+    The first Ctrl-C is noted as well; a second one interrupts at once. Several processes
+    get the signal (SIGTERM alone) at different moments, so JAX's own service agrees on a
+    step for all of them.
     """
     if jax.process_count() > 1:
         yield multihost_utils.reached_preemption_sync_point
         return
     came: list[int] = []
-    before = signal.signal(signal.SIGTERM, lambda number, _: came.append(number))
+
+    def note(number, _):
+        came.append(number)
+        if number == signal.SIGINT:
+            signal.signal(signal.SIGINT, before[signal.SIGINT])
+
+    before = {
+        number: signal.signal(number, note)
+        for number in (signal.SIGTERM, signal.SIGINT)
+    }
     try:
         yield lambda step: bool(came)
     finally:
-        signal.signal(signal.SIGTERM, before)
+        for number, handler in before.items():
+            signal.signal(number, handler)

@@ -76,3 +76,7 @@ def test_a_step_neither_copies_nor_gathers_w():
     text = program.as_text()
     assert "f32[1280,16]" in text and "f32[5120,16]" not in text
     assert not re.findall(r"32\[1280(?:,16)?\]\S* copy\(", text)
+    # Every device keeps its episodes: nothing of theirs but W's rows is exchanged.
+    assert not re.findall(r" (?:all-to-all|collective-permute)(?:-start)?\(", text)
+    gathered = re.findall(r"(\S+) all-gather(?:-start)?\(", text)
+    assert all("16,16,3]" not in shape for shape in gathered)
