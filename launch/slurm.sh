@@ -16,14 +16,29 @@
 #SBATCH --open-mode=append
 set -uo pipefail
 
+workdir=$(printf '%s\n' "$@" | sed -n 's/^--workdir=//p' | tail -1)
+newest() { ls "$workdir/checkpoints" 2>/dev/null | grep -x '[0-9]*' | sort -n | tail -1; }
+before=$(newest)
+rm -f "$workdir/failed.txt"
+
 # A process that ends must not take the others' last save away: they get two minutes.
 srun --kill-on-bad-exit=0 --wait=120 \
 	"${PYTHON:-python}" -m flax_heads.train --distributed=auto "$@"
 code=$?
 
-# Told to stop, or a process, device or node was lost (flax_heads/train.py has the codes).
-# Any other code is an error that would only come again.
+# One that ends with an error takes the others along, with codes of their own.
+if [[ -s $workdir/failed.txt ]]; then
+	read -r code why <"$workdir/failed.txt"
+	echo "flax-heads: $why" >&2
+fi
+
+# Told to stop, or a process, device or node was lost (flax_heads/train.py has the codes):
+# again, while that leads anywhere. Any other code is an error that would only come again.
 if [[ $code == 4 || $code -gt 128 ]]; then
-	scontrol requeue "$SLURM_JOB_ID"
+	if [[ $(newest) != "$before" || ${SLURM_RESTART_COUNT:-0} -lt 3 ]]; then
+		scontrol requeue "$SLURM_JOB_ID"
+	else
+		echo "flax-heads: no new checkpoint since the last start; not queued again" >&2
+	fi
 fi
 exit "$code"

@@ -1,5 +1,6 @@
 """Checkpoints: whole or absent, checked when read, the best one kept, a full disk survived."""
 
+import errno
 import functools
 import logging
 import os
@@ -177,6 +178,20 @@ def test_nothing_is_moved_where_nothing_is_intact(copy):
         error.value
     )
     assert saved_steps.newest_first(copy / "checkpoints") == [2, 1]
+
+
+def test_storage_that_does_not_answer_is_no_damage(copy, monkeypatch):
+    """ESTALE of a network file system: the newest step stays, and nothing older is read."""
+
+    def stale(step_folder, item):
+        raise OSError(errno.ESTALE, "Stale file handle")
+
+    with monkeypatch.context() as patched:
+        patched.setattr(saved_steps, "read_json", stale)
+        with pytest.raises(InputError, match="cannot be read at the moment"):
+            restore(copy)
+    assert not (copy / "damaged_checkpoints").exists()
+    assert int(restore(copy).step) == 2
 
 
 def test_models_are_checked_too(copy, messages):

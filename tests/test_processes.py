@@ -17,7 +17,7 @@ from data_pipeline.errors import InputError
 from flax_heads import checkpoints, parallel, saved_steps
 from flax_heads.train import EXIT_PREEMPTED, train
 from flax_heads.training_data import open_episodes
-from flax_heads.watch import EXIT_STALLED
+from flax_heads.watch import EXIT_STALLED, FAILED
 from tests import tiny
 from tests.test_train import tiny_config
 
@@ -165,6 +165,65 @@ def test_one_process_or_two_make_the_same_run(tmp_path, launch):
     by_one, by_both = train(tiny_config(6), one), train(tiny_config(6), two)
     assert int(by_both.step) == 6
     tiny.assert_leaves_near(jax.device_get(by_one), jax.device_get(by_both), 1e-3)
+
+
+def test_an_error_of_one_process_keeps_its_exit_code(tmp_path, start):
+    """The others die of its absence; the first code and why are in the workdir."""
+    workdir = tmp_path / "run"
+    workdir.mkdir()
+    open_episodes(tiny_config(1), workdir)
+    (workdir / "metrics.jsonl").mkdir()  # which the first process alone writes
+    two = start(workdir)
+    assert two[0].wait(timeout=120) == 2
+    assert "metrics.jsonl" in two[0].stderr.read()
+    assert (workdir / FAILED).read_text().startswith("2 ")
+    assert two[1].wait(timeout=120) != 0
+
+
+# Stand in for SLURM's programs: one process that ends with a code, and a note.
+_SRUN = """#!/bin/sh
+echo "$@" >> "$FAKE/srun"
+[ -n "$SAVES" ] && mkdir -p "$FAKE/run/checkpoints/$SAVES"
+[ -n "$FAILED" ] && echo "$FAILED" > "$FAKE/run/failed.txt"
+exit "$CODE"
+"""
+
+
+@pytest.mark.parametrize(
+    "code, saves, failed, restarts, requeued",
+    [
+        (143, "7", "", 50, True),  # told to stop, saved
+        (137, "", "", 0, True),  # lost before it saved: perhaps the node
+        (137, "", "", 3, False),  # again and again
+        (137, "7", "", 3, True),  # but it gets on
+        (134, "7", "2 no room", 0, False),  # the others, of one that ended with 2
+        (2, "7", "", 0, False),
+    ],
+)
+def test_slurm_queues_again_what_may_get_on(
+    tmp_path, code, saves, failed, restarts, requeued
+):
+    workdir = tmp_path / "run"
+    (workdir / "checkpoints" / "5").mkdir(parents=True)
+    for name, text in (
+        ("srun", _SRUN),
+        ("scontrol", '#!/bin/sh\ntouch "$FAKE/queued"\n'),
+    ):
+        (tmp_path / name).write_text(text)
+        (tmp_path / name).chmod(0o755)
+    environment = os.environ | {
+        "PATH": f"{tmp_path}:{os.environ['PATH']}",
+        "FAKE": str(tmp_path),
+        "CODE": str(code),
+        "SAVES": saves,
+        "FAILED": failed,
+        "SLURM_JOB_ID": "1",
+        "SLURM_RESTART_COUNT": str(restarts),
+    }
+    command = [ROOT / "launch" / "slurm.sh", "--config=c.py", f"--workdir={workdir}"]
+    done = subprocess.run(command, env=environment, capture_output=True, text=True)
+    assert done.returncode == (int(failed.split()[0]) if failed else code), done.stderr
+    assert (tmp_path / "queued").exists() == requeued
 
 
 def test_launch_script_passes_a_stop_on(tmp_path, launch):

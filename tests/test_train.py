@@ -15,6 +15,7 @@ import numpy as np
 import pytest
 
 from configs import synthetic as recipe_file
+from data_pipeline.archive import load_archive
 from data_pipeline.errors import InputError
 from flax_heads import checkpoints, evaluate, integrity
 from flax_heads.evaluate import evaluate_held_out
@@ -175,6 +176,40 @@ def test_other_config_is_refused_with_the_fields_that_differ(run):
     assert str(workdir) in message and "\n" not in message
     assert "optimizer.generator_learning_rate" in message and "loss.match" in message
     assert "num_train_steps" not in message
+
+
+def test_other_videos_are_refused_whatever_their_number(run, tmp_path):
+    """Rows of W would be other people's; the same people elsewhere are welcome."""
+    workdir, whole = run
+    shutil.copytree(workdir, tmp_path, dirs_exist_ok=True)
+    shutil.copy(workdir / "synthetic.npz", tmp_path / "same.npz")
+    people = load_archive(tmp_path / "same.npz")
+    people.select([1, 0, *range(2, people.num_videos)]).save(tmp_path / "synthetic.npz")
+    with pytest.raises(InputError, match="by name, order and length"):
+        train(tiny_config(4), tmp_path)
+    (tmp_path / "same.npz").replace(tmp_path / "synthetic.npz")
+    _assert_same(whole, train(tiny_config(4), tmp_path))
+
+
+def test_people_rendered_for_another_config_are_rendered_anew(tmp_path):
+    """A run that was cut short before its first checkpoint leaves its people behind."""
+    config = tiny_config(4)
+    config.data.num_videos = 2
+    first, _ = open_episodes(config, tmp_path)
+    config.seed, config.data.num_videos = 9, 3
+    second, _ = open_episodes(config, tmp_path)
+    assert (first.num_videos, second.num_videos) == (2, 3)
+    assert second.videos[0] == "synthetic9_00000"
+
+
+def test_ctrl_c_saves_before_it_ends(run, tmp_path):
+    shutil.copy(run[0] / "synthetic.npz", tmp_path)
+    process = _start(tmp_path, steps=100_000)
+    _wait(process, lambda: _finished_checkpoints(tmp_path))
+    process.send_signal(signal.SIGINT)
+    assert process.wait(timeout=60) == EXIT_PREEMPTED
+    last = max(line["step"] for line in _metrics(tmp_path))
+    assert max(_finished_checkpoints(tmp_path)) == last
 
 
 def test_init_from_takes_the_networks_and_starts_at_step_zero(run, tmp_path):
