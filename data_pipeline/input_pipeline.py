@@ -10,7 +10,7 @@ import contextlib
 import logging
 import os
 import weakref
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from typing import Any
 
 import numpy as np
@@ -190,13 +190,13 @@ class Records:
                     ) from error
         raise failures[0]
 
-    def examples(self) -> Iterator[tuple[int, dict[str, Any]]]:
-        """All readable videos in order: (index, record as of `parse_example`).
+    def examples(self, indices: Iterable[int]) -> Iterator[tuple[int, dict[str, Any]]]:
+        """Those of some videos that can be read: (index, record as of `parse_example`).
 
         Raises:
           InputError: more damage than `max_damaged` allows.
         """
-        for index in range(self.num_videos):
+        for index in indices:
             if (example := self._read(index, landmarks=True)) is not None:
                 yield index, example
 

@@ -61,11 +61,13 @@ def find_faces(image: np.ndarray) -> list[Face]:
     boxes = detect(image, _LONGEST)
     boxes = boxes or detect(image, 2 * _LONGEST, upsample=2.0)
     if not boxes:
-        pad = max(image.shape[:2]) // 4
-        padded = np.pad(image, ((pad, pad), (pad, pad), (0, 0)), mode="edge")
+        # Shrunk first: a border around a slender picture could fill any memory.
+        small, scale = _resized(image, min(1.0, _LONGEST / 1.5 / max(image.shape[:2])))
+        pad = max(small.shape[:2]) // 4
+        padded = np.pad(small, ((pad, pad), (pad, pad), (0, 0)), mode="edge")
+        found = detect(padded, _LONGEST, threshold=-0.2)
         boxes = [
-            (tuple(v - pad for v in box), score)
-            for box, score in detect(padded, _LONGEST, threshold=-0.2)
+            (tuple((np.array(box) - pad + 0.5) / scale - 0.5), s) for box, s in found
         ]
     faces = []
     for box, score in boxes:
@@ -132,16 +134,7 @@ def detect(
       `(box, score)`, best score first; box is (left, top, right, bottom) in pixels of
       `image`.
     """
-    height, width = image.shape[:2]
-    scale = min(longest / max(height, width), upsample)
-    size = max(round(width * scale), 1), max(round(height * scale), 1)
-    if size != (width, height):
-        small = Image.fromarray(image).resize(
-            size, Image.Resampling.BILINEAR, reducing_gap=2.0
-        )
-        image = np.asarray(small)
-    image = np.ascontiguousarray(image)
-    sx, sy = size[0] / width, size[1] / height
+    image, (sx, sy, *_) = _resized(image, min(longest / max(image.shape[:2]), upsample))
     rectangles, scores, _ = _detector().run(image, 0, threshold)
     return [
         (
@@ -155,6 +148,19 @@ def detect(
         )
         for r, score in zip(rectangles, scores)
     ]
+
+
+def _resized(image: np.ndarray, scale: float) -> tuple[np.ndarray, np.ndarray]:
+    """The picture enlarged by about `scale`, and by how much a box (x, y, x, y) is."""
+    height, width = image.shape[:2]
+    size = max(round(width * scale), 1), max(round(height * scale), 1)
+    if size != (width, height):
+        small = Image.fromarray(image).resize(
+            size, Image.Resampling.BILINEAR, reducing_gap=2.0
+        )
+        image = np.asarray(small)
+    exactly = np.array([size[0] / width, size[1] / height] * 2)
+    return np.ascontiguousarray(image), exactly
 
 
 def fit_landmarks(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import logging
 import os
 import pathlib
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -17,6 +18,8 @@ from data_pipeline.landmarks import detect_landmarks
 from data_pipeline.tracking import track_video
 from data_pipeline.video import read_frames
 from data_pipeline.workers import Failure, run_tasks
+
+_log = logging.getLogger("flax_heads.people")
 
 PHOTO_SUFFIXES = (".png", ".jpg", ".jpeg", ".webp", ".gif", ".bmp", ".tif", ".tiff")
 
@@ -182,6 +185,8 @@ def _load_task(task, beat: Callable[[], None]) -> Loaded:
 def _frames_of_clip(path, count, limits, on_frame):
     """`count` (name, frame, landmarks) spread evenly over a clip's frames with a face."""
     track = track_video(path, limits, on_frame=lambda *_: on_frame())
+    if track.problem:
+        _log.warning("%s; its %d frames are used", track.problem, len(track.found))
     found = np.flatnonzero(track.found)
     chosen = found[np.linspace(0, len(found) - 1, min(count, len(found))).astype(int)]
     wanted = set(chosen.tolist())

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Callable, Sequence
 
 import numpy as np
 
@@ -18,16 +19,19 @@ def archive_from_records(
     split: str = "train",
     size: int | None = None,
     max_damaged: float = MAX_DAMAGED,
+    choose: Callable[[Records], Sequence[int]] | None = None,
 ) -> Archive:
-    """Loads all frames of a split into memory, in the order of the records.
+    """Loads all frames of a split, or of some of its videos, into memory.
 
     Args:
       size: side of the archive's frames in pixels, at most that of the records;
         rasters are drawn at that size.
       max_damaged: as for `Records`; damaged videos are left out.
+      choose: from the opened records to the positions of those wanted, in the order
+        wanted; by default all of them as they lie.
 
     Raises:
-      InputError: as `Records`, or a larger size.
+      InputError: as `Records`, a larger size, or nothing is left.
     """
     records = Records(data_dir, split, max_damaged)
     size = size or records.size
@@ -38,7 +42,8 @@ def archive_from_records(
         )
     box = geometry.whole_frame(records.size, records.size)
     frames, landmarks, kept = [], [], []
-    for index, example in records.examples():
+    wanted = range(records.num_videos) if choose is None else choose(records)
+    for index, example in records.examples(wanted):
         try:
             decoded = [packing.decode_jpeg(b, records.size) for b in example["frames"]]
         except ValueError as error:
@@ -52,6 +57,8 @@ def archive_from_records(
             geometry.resize_points(example["landmarks"], records.size, size)
         )
         kept.append(index)
+    if not kept:
+        raise InputError(f"{records.path}: none of the videos can be read", "damaged")
     return make_archive(
         np.stack(frames),
         np.concatenate(landmarks),

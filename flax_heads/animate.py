@@ -13,11 +13,13 @@ from PIL import Image
 from data_pipeline import face_model, geometry
 from data_pipeline.errors import InputError
 from data_pipeline.images import Limits
+from data_pipeline.outputs import whole_file
 from data_pipeline.raster import draw_raster
 from data_pipeline.read_ahead import read_ahead
 from data_pipeline.tracking import LandmarkTrack, track_video
 from data_pipeline.video import read_frames
 from data_pipeline.video_writer import VideoWriter
+from flax_heads.console import log
 from flax_heads.figures import contact_sheet
 from flax_heads.talking_head import TalkingHead
 
@@ -43,7 +45,8 @@ def drive(
     in memory at a time; its landmarks (half a kilobyte a frame) are kept whole, because
     the shape of the driver's face is judged by frames of the whole clip, and a gap is
     filled from both its ends. Landmarks therefore come first; then decoding, the
-    generator, the layout and the encoder work at once, each in its own thread.
+    generator, the layout and the encoder work at once, each in its own thread. A `.gif`
+    or `.webp` is held whole until it is written.
 
     Args:
       head: whom to animate.
@@ -59,8 +62,8 @@ def drive(
       counts: "frames", and "without_face", whose pose was interpolated.
 
     Raises:
-      InputError: the driver cannot be read or shows no face; bad output name; no such
-        `transfer`.
+      InputError: the driver cannot be read or shows no face; the output is of another
+        kind, or the driver itself; no such `transfer`.
     """
     check_transfer(transfer)
     output = pathlib.Path(output)
@@ -70,6 +73,8 @@ def drive(
         raise InputError(
             f"{output}: its folder does not exist; make it first", "output"
         )
+    if output.exists() and pathlib.Path(driving).exists() and output.samefile(driving):
+        raise InputError(f"{output}: is the driver; write to another file", "output")
     is_track = pathlib.Path(driving).suffix.lower() == ".npz"
     if is_track:
         track = LandmarkTrack.load(driving)
@@ -79,6 +84,10 @@ def drive(
             driving,
             limits=limits,
             on_frame=lambda *_: on_progress("landmarks", next(seen), None),
+        )
+    if track.problem:
+        log.warning(
+            "%s; it drives %d frames, up to there", track.problem, len(track.found)
         )
     boxes, in_crop = crop_track(track, head.size)
     points = adapt_landmarks(head.landmarks, in_crop, transfer)
@@ -91,8 +100,15 @@ def drive(
             _write_video(output, frames, track, video, on_progress)
         else:
             _write_pictures(output, frames, track, on_progress)
-    Image.fromarray(sheet.draw()).save(output.with_suffix(".png"))
+    with whole_file(sheet_beside(output)) as part:
+        Image.fromarray(sheet.draw()).save(part)
     return {"frames": len(points), "without_face": int((~track.found).sum())}
+
+
+def sheet_beside(output: str | os.PathLike) -> pathlib.Path:
+    """Where `drive` puts the contact sheet of a video."""
+    output = pathlib.Path(output)
+    return output.with_name(f"{output.stem}_sheet.png")
 
 
 def crop_track(
@@ -179,19 +195,38 @@ def _write_video(output, frames, track, audio_from, on_progress):
 
 
 def _write_pictures(output, frames, track, on_progress):
-    ends = np.append(track.frame_time[1:], track.frame_time[-1] + 1 / track.fps)
-    durations = np.maximum(np.round((ends - track.frame_time) * 1000), 1).astype(int)
-    pictures = []
-    for i, frame in enumerate(frames):
-        pictures.append(Image.fromarray(frame))
-        on_progress("frames", i + 1, len(track.frame_time))
-    pictures[0].save(
-        output,
-        save_all=True,
-        append_images=pictures[1:],
-        duration=durations.tolist(),
-        loop=0,
-    )
+    shown, durations = picture_times(track.frame_time, track.fps, output.suffix)
+
+    def pictures():
+        for i, frame in enumerate(frames):
+            if i in shown:
+                yield Image.fromarray(frame)
+            on_progress("frames", i + 1, len(track.frame_time))
+
+    rest = pictures()
+    with whole_file(output) as part:
+        next(rest).save(
+            part, save_all=True, append_images=rest, duration=durations, loop=0
+        )
+
+
+def picture_times(
+    times: np.ndarray, fps: float, suffix: str
+) -> tuple[set[int], list[int]]:
+    """(frames that an animated picture shows, the ms that each of them lasts).
+
+    WebP counts milliseconds. GIF counts hundredths of a second, and viewers take less
+    than two for ten: of faster clips it shows fewer frames. Rounding does not add up.
+    """
+    unit, least = (10, 20) if suffix.lower() == ".gif" else (1, 1)
+    starts = np.append(times, times[-1] + 1 / fps) - times[0]
+    starts = np.round(starts * 1000 / unit).astype(int) * unit  # ms, and the end
+    shown = [0]
+    for i, start in enumerate(starts[:-1]):
+        if start - starts[shown[-1]] >= least:
+            shown.append(i)
+    durations = np.diff(starts[[*shown, -1]])
+    return set(shown), np.maximum(durations, least).tolist()
 
 
 class _Sheet:

@@ -5,6 +5,7 @@ Libraries are imported where they are used: `flax-heads --help` needs none of th
 
 from __future__ import annotations
 
+import itertools
 import pathlib
 
 from data_pipeline.errors import InputError
@@ -63,6 +64,11 @@ def track(arguments) -> None:
     from data_pipeline.tracking import track_video
     from flax_heads.console import progress
 
+    output = pathlib.Path(arguments.output)
+    if output.suffix.lower() != ".npz" or not output.parent.is_dir():
+        raise InputError(
+            f"{output}: write to an .npz in a folder that exists", "output"
+        )
     with progress("landmarks", None) as show:
         seen = iter(range(1, 1 << 62))
         track = track_video(
@@ -72,6 +78,8 @@ def track(arguments) -> None:
         )
     track.save(arguments.output)
     print(f"{arguments.output}: {track.found.sum()} of {len(track.found)} frames")
+    if track.problem:
+        print(f"{track.problem}; the track ends there")
 
 
 def finetune(arguments) -> None:
@@ -80,7 +88,10 @@ def finetune(arguments) -> None:
     from flax_heads.console import progress, set_up
     from flax_heads.early_stopping import describe
     from flax_heads.meta_model import fine_tune, load_model
+    from flax_heads.talking_head import check_output
 
+    if arguments.photos:
+        check_output(arguments.output)
     set_up(arguments.distributed)
     model = load_model(arguments.model)
     if arguments.dtype:
@@ -121,6 +132,8 @@ def _finetune_folder(arguments, model, limits) -> None:
         limits=limits,
         on_person=lambda name, what: print(f"{name}: {what}", flush=True),
     )
+    for problem in itertools.chain.from_iterable(result.left_out.values()):
+        print(f"left out: {problem}")
     print(
         f"{arguments.output}: {len(result.made)} talking heads made, {len(result.kept)} "
         f"there before, {len(result.skipped)} people skipped"
@@ -134,7 +147,7 @@ def _finetune_folder(arguments, model, limits) -> None:
 
 def animate(arguments) -> None:
     from data_pipeline.images import Limits
-    from flax_heads.animate import drive
+    from flax_heads.animate import drive, sheet_beside
     from flax_heads.console import set_up, staged_progress
     from flax_heads.talking_head import TalkingHead
 
@@ -152,10 +165,9 @@ def animate(arguments) -> None:
             limits=Limits.parse(arguments.limit),
             on_progress=show,
         )
-    sheet = pathlib.Path(arguments.output).with_suffix(".png")
     print(
-        f"{arguments.output}: {counts['frames']} frames "
-        f"({counts['without_face']} interpolated, no face there); see {sheet}"
+        f"{arguments.output}: {counts['frames']} frames ({counts['without_face']} "
+        f"interpolated, no face there); see {sheet_beside(arguments.output)}"
     )
 
 

@@ -12,7 +12,7 @@ import itertools
 import pathlib
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
@@ -21,10 +21,11 @@ from PIL import Image
 from data_pipeline import synthetic
 from data_pipeline.errors import InputError
 from data_pipeline.images import check_file
+from data_pipeline.outputs import whole_file
 from data_pipeline.people import load_person
 from data_pipeline.video import read_frames
 from data_pipeline.video_writer import VideoWriter
-from flax_heads.animate import drive
+from flax_heads.animate import drive, sheet_beside
 from flax_heads.console import log, progress, staged_progress
 from flax_heads.early_stopping import describe
 from flax_heads.meta_model import fine_tune, load_model
@@ -35,7 +36,7 @@ _DRIVER_FRAMES = 75
 _DRIVER_SIZE = 192
 _FPS = 25
 _TILE = 144  # side of a face in the animated picture, pixels
-_EVERY = 2  # of the frames, one is in it
+_PERIOD = 0.08  # seconds between the frames that are in it
 _MOST_FRAMES = 50
 
 
@@ -100,8 +101,9 @@ def run_demo(
         with staged_progress() as show_stage:
             drive(head, clip, videos[-1], side_by_side=True, on_progress=show_stage)
     sheet = output / "contact_sheet.png"
-    sheets = [np.asarray(Image.open(v.with_suffix(".png"))) for v in videos]
-    Image.fromarray(_side_by_side(sheets)).save(sheet)
+    sheets = [np.asarray(Image.open(sheet_beside(v))) for v in videos]
+    with whole_file(sheet) as part:
+        Image.fromarray(_side_by_side(sheets)).save(part)
     save_animation(output / "personalities.webp", videos)
 
     minutes = (time.monotonic() - started) / 60
@@ -171,6 +173,15 @@ def _side_by_side(pictures):
     return np.concatenate(padded, 1)
 
 
+def _every(seconds: float, video: pathlib.Path) -> Iterator[np.ndarray]:
+    """Frames so far apart, whatever the rate of the video."""
+    count = 0
+    for time_s, frame in read_frames(video):
+        if time_s >= count * seconds - 1e-3:
+            count += 1
+            yield frame
+
+
 def save_animation(path: str | pathlib.Path, videos: Sequence[pathlib.Path]) -> None:
     """Writes a `.webp`: the source once, then for each video its driver above its result.
 
@@ -181,9 +192,7 @@ def save_animation(path: str | pathlib.Path, videos: Sequence[pathlib.Path]) -> 
     shown = [
         [
             np.asarray(Image.fromarray(frame).resize((3 * _TILE, _TILE)))
-            for _, frame in itertools.islice(
-                read_frames(video), 0, _EVERY * _MOST_FRAMES, _EVERY
-            )
+            for frame in itertools.islice(_every(_PERIOD, video), _MOST_FRAMES)
         ]
         for video in videos
     ]
@@ -199,11 +208,12 @@ def save_animation(path: str | pathlib.Path, videos: Sequence[pathlib.Path]) -> 
             for row in moment
         ]
         pictures.append(Image.fromarray(np.concatenate([source, *columns], 1)))
-    pictures[0].save(
-        path,
-        save_all=True,
-        append_images=pictures[1:],
-        duration=1000 * _EVERY // _FPS,
-        loop=0,
-        quality=80,
-    )
+    with whole_file(path) as part:
+        pictures[0].save(
+            part,
+            save_all=True,
+            append_images=pictures[1:],
+            duration=round(1000 * _PERIOD),
+            loop=0,
+            quality=80,
+        )

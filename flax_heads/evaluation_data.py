@@ -13,7 +13,7 @@ from data_pipeline.reenactment import Reenactment, render_reenactments
 from flax_heads.animate import adapt_landmarks
 from flax_heads.console import progress
 from flax_heads.meta_model import MetaModel
-from flax_heads.training_data import HELD_OUT_SEED, open_episodes
+from flax_heads.training_data import HELD_OUT_SEED, Episodes, open_episodes
 
 MODES = ("self", "cross")
 SYNTHETIC = "synthetic"  # in place of a folder of data: people rendered afresh
@@ -146,8 +146,11 @@ def as_case(reenactment: Reenactment) -> Case:
     )
 
 
-def choose_videos(people: Archive, needed: int, most: int) -> list[int]:
-    """Long enough videos: the first of every person, then the seconds, and so on."""
+def choose_videos(people: Episodes, needed: int, most: int) -> list[int]:
+    """Long enough videos: the first of every person, then the seconds, and so on.
+
+    Chosen again from those chosen, they stay the same, in the same order.
+    """
     lengths = people.frames_per_video
     videos = [v for v in range(people.num_videos) if lengths[v] >= needed]
     if not videos:
@@ -177,7 +180,7 @@ def split(
 
 
 def _held_out_archive(model, data_dir, frames_needed, num_videos) -> Archive:
-    """All frames of people kept aside; of rendered ones no more than are needed."""
+    """Frames of people kept aside; of rendered and prepared ones only those asked for."""
     config = model.config
     if _is_rendered(model, data_dir):
         with progress("rendering people", num_videos) as show:
@@ -193,7 +196,12 @@ def _held_out_archive(model, data_dir, frames_needed, num_videos) -> Archive:
         return open_episodes(config, model.source)[1]
     from data_pipeline.records_in_memory import archive_from_records  # and TensorFlow
 
-    return archive_from_records(data_dir or config.data.path, "test", model.size)
+    return archive_from_records(
+        data_dir or config.data.path,
+        "test",
+        model.size,
+        choose=lambda records: choose_videos(records, frames_needed, num_videos),
+    )
 
 
 def _is_rendered(model: MetaModel, data_dir: str | None) -> bool:

@@ -6,6 +6,7 @@ import dataclasses
 import functools
 import itertools
 import json
+import os
 import pathlib
 import shutil
 import uuid
@@ -134,8 +135,15 @@ class TalkingHead:
         and its other files stay.
 
         Raises:
-          InputError: `unwritable`.
+          InputError: `unwritable`, or `not_finite`: learning went astray.
         """
+        if not self.is_finite():
+            raise InputError(
+                f"{path}: not saved, for the head's numbers are not finite; learn with "
+                "fewer iterations or a smaller rate",
+                "not_finite",
+            )
+        check_output(path)
         folder = pathlib.Path(path).resolve()  # "." has no name
         part = folder.with_name(f".{folder.name}.{uuid.uuid4().hex[:8]}.part")
         try:
@@ -269,6 +277,30 @@ class TalkingHead:
         )
         if frames.shape != (1, self.size, self.size, 3):
             raise ValueError(f"a generator of frames {frames.shape}")
+
+
+def check_output(path: str | pathlib.Path) -> None:
+    """Tells before a head is learned that it could not be saved as `path`.
+
+    Raises:
+      InputError: `unwritable`: a file is in the way, a folder of somebody's pictures, or
+        one in which nothing can be written.
+    """
+    folder = pathlib.Path(path).resolve()
+    parents = [p for p in (folder, *folder.parents) if p.exists()]
+    problem = ""
+    if not parents[0].is_dir():
+        problem = f"{parents[0]} is a file"
+    elif not os.access(parents[0], os.W_OK):
+        problem = "its folder may not be written to"
+    elif any(folder.glob("photo_[0-9][0-9][0-9].png")) and not (
+        (folder / "weights.npz").exists() or (folder / "head.json").exists()
+    ):
+        problem = "it holds photos that a head's would replace"
+    if problem:
+        raise InputError(
+            f"{path}: cannot be written, {problem}; name another folder", "unwritable"
+        )
 
 
 def _batches(items: Iterable[Any], size: int) -> Iterator[list[Any]]:

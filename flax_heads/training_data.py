@@ -30,6 +30,7 @@ class Episodes(Protocol):
 
     num_videos: int
     videos: list[str]  # their names; a batch's `video_index` is a place in this list
+    identities: list[str]
     frames_per_video: np.ndarray
     size: int
     style: object

@@ -1,6 +1,8 @@
 """Driving: time and sound kept, gaps filled, pictures where there is no PyAV."""
 
+import dataclasses
 import itertools
+import logging
 import threading
 
 import numpy as np
@@ -14,7 +16,13 @@ from data_pipeline.raster import RasterStyle
 from data_pipeline.read_ahead import read_ahead
 from data_pipeline.tracking import LandmarkTrack
 from flax_heads import cli
-from flax_heads.animate import TRANSFERS, adapt_landmarks, crop_track, drive
+from flax_heads.animate import (
+    TRANSFERS,
+    adapt_landmarks,
+    crop_track,
+    drive,
+    picture_times,
+)
 from flax_heads.talking_head import TalkingHead
 
 SIZE = 32
@@ -84,7 +92,9 @@ def test_track_to_video_keeps_every_frame_and_its_time(head, track, tmp_path):
     assert width == 3 * height and height >= 256
     times = np.array([t for t, _ in frames])
     np.testing.assert_allclose(np.diff(times), np.diff(track.frame_time), atol=1e-3)
-    assert np.asarray(Image.open(tmp_path / "out.png")).ndim == 3  # the contact sheet
+    assert (
+        np.asarray(Image.open(tmp_path / "out_sheet.png")).ndim == 3
+    )  # the contact sheet
 
 
 def test_video_driver_keeps_its_sound(head, tmp_path):
@@ -127,6 +137,45 @@ def test_webp_without_pyav(head, track, tmp_path, monkeypatch):
     drive(head, tmp_path / "track.npz", tmp_path / "out.webp")
     with Image.open(tmp_path / "out.webp") as picture:
         assert picture.n_frames > 1
+
+
+@pytest.mark.parametrize("suffix", [".gif", ".webp"])
+@pytest.mark.parametrize("fps", [10, 24, 30, 60, 120])
+def test_pictures_keep_the_drivers_time(suffix, fps):
+    """GIF counts hundredths of a second: what rounding leaves must not add up."""
+    times = np.arange(2 * fps) / fps + 5
+    shown, durations = picture_times(times, fps, suffix)
+    assert 0 in shown and len(shown) == len(durations) <= len(times)
+    assert abs(sum(durations) - 2000) <= 10
+    if suffix == ".gif":
+        assert min(durations) >= 20 and not any(d % 10 for d in durations)
+    else:
+        assert len(shown) == len(times)
+    starts = np.cumsum([0, *durations[:-1]]) / 1000
+    np.testing.assert_allclose(starts, times[sorted(shown)] - 5, atol=0.0101)
+
+
+def test_the_users_own_files_are_never_replaced(head, track, tmp_path):
+    """The photo that a head was learned from often lies beside, under the same name."""
+    driver = tmp_path / "me.npz"
+    track.save(driver)
+    (tmp_path / "me.png").write_bytes(b"the photo")
+    drive(head, driver, tmp_path / "me.webp")
+    assert (tmp_path / "me.png").read_bytes() == b"the photo"
+    clip = tmp_path / "clip.webp"
+    clip.symlink_to(tmp_path / "me.webp")
+    before = (tmp_path / "me.webp").read_bytes()
+    with pytest.raises(InputError, match="is the driver"):
+        drive(head, clip, tmp_path / "me.webp")
+    assert (tmp_path / "me.webp").read_bytes() == before
+
+
+def test_a_driver_that_breaks_off_is_told(head, track, tmp_path, caplog, monkeypatch):
+    monkeypatch.setattr(logging.getLogger("flax_heads"), "propagate", True)
+    cut = dataclasses.replace(track, problem="clip.mp4: is cut off")
+    cut.save(tmp_path / "cut.npz")
+    drive(head, tmp_path / "cut.npz", tmp_path / "out.webp")
+    assert "clip.mp4: is cut off; it drives 20 frames" in caplog.text
 
 
 def test_drivers_landmarks_are_given_to_the_person(head, track):

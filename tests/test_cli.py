@@ -11,6 +11,7 @@ import pytest
 from PIL import Image
 
 from flax_heads import cli
+from flax_heads.animate import sheet_beside
 
 ROOT = pathlib.Path(__file__).resolve().parents[1]
 
@@ -180,7 +181,7 @@ def test_the_whole_path_from_a_photograph_to_a_video(tmp_path):
     for process, output in zip(animating, outputs.values()):
         assert "12 frames" in finish(process)
         assert probe(output).num_frames == 12
-        assert output.with_suffix(".png").exists()
+        assert sheet_beside(output).exists()
 
 
 def test_export_and_import_of_weights(tmp_path, capsys, monkeypatch):

@@ -17,7 +17,7 @@ from flax_heads.meta_learning import embed, project
 from flax_heads.meta_model import fine_tune
 from flax_heads.objectives import LossWeights, to_unit_range
 from flax_heads.state import Adam
-from flax_heads.talking_head import TalkingHead
+from flax_heads.talking_head import TalkingHead, check_output
 from tests import tiny
 
 ADAM = Adam(2e-3)
@@ -339,6 +339,29 @@ def test_damaged_head_is_one_clear_line(head, tmp_path, damage):
         TalkingHead.load(tmp_path / "head")
     assert str(tmp_path / "head") in str(error.value)
     assert "\n" not in str(error.value)
+
+
+def test_a_head_gone_astray_does_not_replace_a_good_one(head, tmp_path):
+    head.save(tmp_path / "head")
+    astray = dataclasses.replace(head, psi=np.full_like(head.psi, np.nan))
+    with pytest.raises(InputError, match="not finite; learn with fewer"):
+        astray.save(tmp_path / "head")
+    np.testing.assert_array_equal(TalkingHead.load(tmp_path / "head").psi, head.psi)
+
+
+@pytest.mark.parametrize("what", ["a file", "under a file", "photos"])
+def test_where_no_head_can_go_is_told_before_it_is_learned(head, tmp_path, what):
+    output = tmp_path / "output"
+    if what == "photos":
+        output.mkdir()
+        (output / "photo_000.png").write_bytes(b"somebody's")
+    else:
+        output.write_bytes(b"")
+        output = output / "head" if what == "under a file" else output
+    for attempt in (check_output, head.save):
+        with pytest.raises(InputError, match="name another folder"):
+            attempt(output)
+    assert list(tmp_path.rglob("*.part")) == []
 
 
 def test_head_folder_holds_no_pickle(head, tmp_path):

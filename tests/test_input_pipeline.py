@@ -131,6 +131,25 @@ def test_a_smaller_archive_draws_its_own_rasters(data_dir):
         archive_from_records(data_dir, "test", size=128)
 
 
+def test_only_the_videos_chosen_are_read(data_dir):
+    """An evaluation of fifty videos must not decode a split of thousands."""
+    from data_pipeline.records_in_memory import archive_from_records
+
+    whole, read = archive_from_records(data_dir), []
+
+    def choose(records):
+        one = records._read
+        records._read = lambda index, landmarks: (
+            read.append(index) or one(index, landmarks)
+        )
+        return [2, 0]
+
+    chosen = archive_from_records(data_dir, choose=choose)
+    assert read == [2, 0]
+    assert chosen.videos == [whole.videos[2], whole.videos[0]]
+    np.testing.assert_array_equal(chosen.frames, whole.select([2, 0]).frames)
+
+
 def test_what_cannot_be_drawn_is_refused_at_once(data_dir):
     records = _records(data_dir)
     with pytest.raises(InputError, match="lower num_support"):

@@ -119,6 +119,22 @@ def test_no_face():
         assert caught.value.reason == "no_face"
 
 
+def test_a_face_cut_by_the_border_of_a_large_picture(woman, truth):
+    """Of such a picture only a small copy gets a border to search in."""
+    cut, shift = woman[: int(truth[8, 1]), int(truth[0, 0]) :], [int(truth[0, 0]), 0]
+    large = np.asarray(
+        Image.fromarray(cut).resize((4 * cut.shape[1], 4 * cut.shape[0]))
+    )
+    (small_face, *_), (large_face, *_) = find_faces(cut), find_faces(large)
+    assert error(small_face.landmarks + shift, truth) < 0.2
+    assert error((large_face.landmarks + 0.5) / 4 - 0.5, small_face.landmarks) < 0.1
+
+
+def test_a_slender_picture_asks_for_little():
+    """With a border as wide as its length it would take 3.6 TB."""
+    assert find_faces(np.zeros((16, 1_000_000, 3), np.uint8)) == []
+
+
 def test_several_faces(woman, truth):
     both = np.concatenate([woman, woman], axis=1)
     assert len(find_faces(both)) == 2
