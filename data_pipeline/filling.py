@@ -27,7 +27,8 @@ def fill(
     """Prepares videos in processes of this machine; one broken file costs itself.
 
     Raises:
-      InputError: a work file cannot be written.
+      InputError: a work file cannot be written, or nothing here can be read: a package is
+        missing, or the storage does not answer.
     """
     work = functools.partial(_prepare_one, settings=settings)
     for (video, _), result in run_tasks(work, tasks, min(num_workers, len(tasks))):
@@ -88,7 +89,13 @@ def _prepare_one(
 ) -> Counts | InputError:
     """From a video's files to its work file."""
     video, path = task
-    example, counts = prepare_video(video, settings, beat)
+    try:
+        example, counts = prepare_video(video, settings, beat)
+    except InputError as error:  # dlib or its models are missing
+        return error
+    # Of this machine, not of the video: another time, or another machine, can read it.
+    if counts.files["missing_package"] or counts.files["storage"]:
+        return InputError(f"{counts.problems[-1]} Finished videos are kept.", "machine")
     try:
         work_files.save_work(path, example, counts)
     except OSError as error:  # a full disk must stop the run, not drop the video

@@ -2,6 +2,7 @@
 
 import contextlib
 import dataclasses
+import errno
 import io
 import os
 import pathlib
@@ -79,6 +80,17 @@ class Limits:
         return cls(**values)
 
 
+# What storage answers that may answer differently another time.
+_STORAGE = (
+    errno.EIO,
+    errno.ESTALE,
+    errno.ETIMEDOUT,
+    errno.ENOMEM,
+    errno.EMFILE,
+    errno.ENFILE,
+)
+
+
 def check_file(path: str | os.PathLike, max_bytes: int | None = None) -> pathlib.Path:
     """Absolute path of a readable file that is not empty; else `InputError`.
 
@@ -108,7 +120,10 @@ def check_file(path: str | os.PathLike, max_bytes: int | None = None) -> pathlib
     except (OSError, ValueError) as error:
         if isinstance(error, InputError):
             raise
-        raise InputError(f"{path}: {one_line(error)}.", "unreadable") from error
+        reason = (
+            "storage" if getattr(error, "errno", None) in _STORAGE else "unreadable"
+        )
+        raise InputError(f"{path}: {one_line(error)}.", reason) from error
 
 
 def one_line(error: BaseException) -> str:

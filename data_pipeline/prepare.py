@@ -8,8 +8,10 @@ from __future__ import annotations
 
 import contextlib
 import functools
+import hashlib
 import importlib
 import io
+import json
 import logging
 import os
 import pathlib
@@ -81,9 +83,15 @@ def prepare(
         style or RasterStyle(),
         limits=limits or Limits(),
     )
-    if finished := find_datasets(data_dir):
-        return _already_there(finished, data_dir, settings, console)
-    videos = find_videos(source, layout, test_fraction, test_identities)
+    finished = find_datasets(data_dir)
+    try:
+        videos = find_videos(source, layout, test_fraction, test_identities)
+    except InputError as error:
+        if not finished or error.reason != "missing":
+            raise
+        videos = None  # the source is gone, as it may be by now
+    if finished:
+        return _already_there(finished, data_dir, settings, videos, console)
     for left_over in data_dir.glob(f"{_NAME}/*/*incomplete*"):
         shutil.rmtree(left_over, ignore_errors=True)  # of a run killed while packing
     start, work = time.monotonic(), data_dir / "work"
@@ -97,15 +105,18 @@ def prepare(
     if share:
         part = videos[share[0] :: share[1]]
         counts = _fill(part, settings, work, fill, console)
+        report = make_report(part, counts)
+        print_report(report | {"seconds": time.monotonic() - start}, console)
         console.print(
             f"Share {share[0]}/{share[1]} is finished. When all are, the same command "
             "without --share packs them."
         )
-        return make_report(part, counts)
+        return report
     counts = _fill(videos, settings, work, fill, console)
     report = _pack(videos, counts, settings, data_dir, work, console)
     report = {
         "source": str(source),
+        "corpus": _corpus(videos),
         "settings": settings.to_dict(),
         "seconds": round(time.monotonic() - start, 1),
         **report,
@@ -132,8 +143,8 @@ def find_datasets(data_dir: pathlib.Path) -> list[pathlib.Path]:
     )
 
 
-def _already_there(finished, data_dir, settings, console) -> dict[str, Any]:
-    """Nothing to do but to complete it; or the wrong place for these settings."""
+def _already_there(finished, data_dir, settings, videos, console) -> dict[str, Any]:
+    """Nothing to do but to complete it; or the wrong place for what is asked."""
     try:
         metadata = safe_files.read_json(finished[0] / "metadata.json")
         same = metadata["settings"] == settings.to_dict()
@@ -145,13 +156,27 @@ def _already_there(finished, data_dir, settings, console) -> dict[str, Any]:
             "name another data_dir or delete this one",
             reason="other_settings",
         )
+    report = {"splits": {}, "settings": settings.to_dict()}
+    with contextlib.suppress(OSError, ValueError):
+        report = safe_files.read_json(data_dir / "report.json")
+    if videos and report.get("corpus", _corpus(videos)) != _corpus(videos):
+        raise InputError(
+            f"{finished[0]}: holds a dataset of other videos, or of the same in another "
+            "split; name another data_dir or delete this one",
+            reason="other_corpus",
+        )
+    shutil.rmtree(data_dir / "work", ignore_errors=True)  # of a run killed at the end
     if shards.read_manifest(finished[0]) is None:  # killed, or an older version's
         with contextlib.suppress(OSError):  # read-only
             shards.write_manifest(finished[0])
     console.print(f"{finished[0]}: already prepared, nothing to do.")
-    with contextlib.suppress(OSError, ValueError):
-        return safe_files.read_json(data_dir / "report.json")
-    return {"splits": {}, "settings": settings.to_dict()}
+    return report
+
+
+def _corpus(videos) -> dict[str, Any]:
+    """Which videos are in which split."""
+    names = json.dumps([(video.key, video.split) for video in videos])
+    return {"videos": len(videos), "sha256": hashlib.sha256(names.encode()).hexdigest()}
 
 
 def _fill(videos, settings, work, fill, console) -> dict[str, Counts]:

@@ -12,6 +12,7 @@ import hashlib
 import os
 import pathlib
 import re
+import unicodedata
 from collections.abc import Collection, Iterable, Iterator, Sequence
 
 import numpy as np
@@ -31,6 +32,8 @@ VOXCELEB_FPS = 25.0
 _MAX_BYTES = 2**22  # of a text file; VoxCeleb's longest has 100 kB
 _MAX_VALUE = 1e6  # of a frame number or a side of a box
 
+# Control characters, bytes that are not UTF-8, breaks of lines and paragraphs.
+_NO_TEXT = ("Cc", "Cs", "Zl", "Zp")
 _VIDEO_SUFFIXES = frozenset(
     ".mp4 .m4v .mov .mkv .webm .avi .mpg .mpeg .ts .3gp".split()
 )
@@ -101,7 +104,7 @@ def find_videos(
 
 
 def held_out_identities(identities: Collection[str], fraction: float) -> set[str]:
-    """A fixed pseudo-random `fraction` of the people, never all of them.
+    """A fixed pseudo-random `fraction` of the people: never all, of two or more one.
 
     Ranked by a hash of the name, so that a corpus that grows keeps nearly all of its
     test people.
@@ -110,7 +113,8 @@ def held_out_identities(identities: Collection[str], fraction: float) -> set[str
         raise InputError(f"the test fraction must be in [0, 1), not {fraction}")
     people = set(identities)
     ranked = sorted(people, key=lambda name: hashlib.sha256(name.encode()).digest())
-    return set(ranked[: min(round(fraction * len(people)), len(people) - 1)])
+    count = max(round(fraction * len(people)), int(fraction > 0))
+    return set(ranked[: min(count, len(people) - 1)]) if people else set()
 
 
 def read_boxes(path: str | os.PathLike) -> tuple[np.ndarray, np.ndarray]:
@@ -251,7 +255,7 @@ def _assign_splits(
     test_identities: Collection[str],
 ) -> list[Video]:
     for video in videos:
-        if not video.key.isprintable():  # or bytes that are not UTF-8
+        if any(unicodedata.category(c) in _NO_TEXT for c in video.key):
             raise InputError(
                 f"{source}: the name {video.key!a} is not readable text; rename it",
                 reason="bad_name",

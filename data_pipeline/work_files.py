@@ -25,8 +25,11 @@ def work_file(folder: pathlib.Path, video: Video, settings: Settings) -> pathlib
     """
     sources = []
     for path in (*video.utterances, *video.boxes):
-        stat = os.stat(path)
-        sources.append((path.name, stat.st_size, stat.st_mtime_ns))
+        try:
+            stat = os.stat(path)
+            sources.append((path.name, stat.st_size, stat.st_mtime_ns))
+        except OSError:  # a link to nothing: preparing it will say so
+            sources.append((path.name, None, None))
     identity = (settings.to_dict(), video.key, video.identity, sources)
     digest = hashlib.sha256(json.dumps(identity).encode()).hexdigest()
     return folder / digest[:2] / f"{digest[:32]}.npz"

@@ -208,6 +208,46 @@ def test_limits_hold_for_corpora_and_are_part_of_the_settings(corpus, tmp_path):
         _prepare(corpus, tmp_path)
 
 
+def test_a_link_to_nothing_costs_one_video(corpus, tmp_path):
+    source = tmp_path / "source"
+    shutil.copytree(corpus, source)
+    lost = next(source.rglob("*.mp4")).with_name("99999.mp4")
+    lost.symlink_to(tmp_path / "moved_away.mp4")
+    report, text = _prepare(source, tmp_path / "data")
+    assert report["splits"]["train"]["files"]["missing"] == 1
+    assert report["splits"]["train"]["frames"] > 0 and "99999.mp4" in text
+
+
+@pytest.mark.parametrize("reason", ["missing_package", "storage"])
+def test_what_this_machine_cannot_read_another_may(
+    corpus, tmp_path, monkeypatch, reason
+):
+    """Of a share nothing is written off; the run stops and says why."""
+
+    def fails(path, limits):
+        raise InputError(f"{path}: not here, not now.", reason)
+
+    with monkeypatch.context() as patched:
+        patched.setattr(records, "read_frames", fails)
+        with pytest.raises(InputError, match="not here, not now"):
+            _prepare(corpus, tmp_path, share=(0, 1))
+    report, text = _prepare(corpus, tmp_path)
+    assert report["splits"]["train"]["frames"] > 0
+    assert "were finished before" not in text
+
+
+def test_other_videos_or_another_split_are_not_taken_for_prepared(corpus, tmp_path):
+    corpus = next(corpus.rglob("id1")).parent  # with a folder for each person
+    _prepare(corpus, tmp_path, layout="folder", test_fraction=0.0)
+    (tmp_path / "work").mkdir()  # of a run killed at its very end
+    _, text = _prepare(corpus, tmp_path, layout="folder", test_fraction=0.0)
+    assert "nothing to do" in text and not (tmp_path / "work").exists()
+    with pytest.raises(InputError, match="in another split"):
+        _prepare(corpus, tmp_path, layout="folder", test_fraction=0.5)
+    _, text = _prepare(tmp_path / "gone", tmp_path, layout="folder")
+    assert "nothing to do" in text
+
+
 def test_nothing_but_faceless_videos_is_an_error(tmp_path):
     write_frames(tmp_path / "s/p/a.mp4", [np.full((64, 64, 3), 90, np.uint8)] * 3)
     with pytest.raises(

@@ -129,7 +129,10 @@ def test_held_out_people_hardly_change_as_the_corpus_grows():
     after = held_out_identities([*people, "new"], 0.1)
     assert len(before) == 10 and len(after) == 10
     assert len(before & after) >= 9
-    assert held_out_identities(["only"], 0.5) == set()
+    assert held_out_identities(["only"], 0.5) == held_out_identities([], 0.5) == set()
+    # Few people are still evaluated on somebody else.
+    assert len(held_out_identities(["a", "b"], 0.1)) == 1
+    assert held_out_identities(["a", "b"], 0.0) == set()
 
 
 def test_wrong_sources_say_what_was_expected(tmp_path):
@@ -183,6 +186,12 @@ def test_a_huge_box_file_is_not_read(tmp_path):
     path.write_text(HEADER + "000001 1 2 3 4\n" * 300_000)
     with pytest.raises(InputError, match="more than 4 MB"):
         read_boxes(path)
+
+
+def test_names_in_any_script_are_taken(tmp_path):
+    """Screen recordings of a Mac have a narrow space (U+202F) in their names."""
+    _touch(tmp_path, "\u4e2d\u6587/at 3.45\u202fPM.mp4", "Zo\u00eb/a\u00a0b.mp4")
+    assert {v.identity for v in find_videos(tmp_path)} == {"\u4e2d\u6587", "Zo\u00eb"}
 
 
 def test_names_that_are_no_text_are_refused(tmp_path):
