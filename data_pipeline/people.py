@@ -17,11 +17,16 @@ from data_pipeline.images import Limits, read_image
 from data_pipeline.landmarks import detect_landmarks
 from data_pipeline.tracking import track_video
 from data_pipeline.video import read_frames
+from data_pipeline.voxceleb import VIDEO_SUFFIXES
 from data_pipeline.workers import Failure, run_tasks
 
 _log = logging.getLogger("flax_heads.people")
 
-PHOTO_SUFFIXES = (".png", ".jpg", ".jpeg", ".webp", ".gif", ".bmp", ".tif", ".tiff")
+_JPEG_SUFFIXES = (".jpg", ".jpeg", ".jpe", ".jfif")
+PHOTO_SUFFIXES = (*_JPEG_SUFFIXES, ".png", ".webp", ".gif", ".bmp", ".tif", ".tiff")
+_UNREAD_SUFFIXES = (".heic", ".heif", ".avif")  # photos whose decoder we do not have
+_MEDIA_SUFFIXES = {*PHOTO_SUFFIXES, *_UNREAD_SUFFIXES, *VIDEO_SUFFIXES}
+_FILES_OF_SYSTEMS = ("thumbs.db", "desktop.ini")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -63,6 +68,12 @@ def load_person(
         raise InputError("no photos given: name at least one photo or clip")
     photos, landmarks, sources = [], [], []
     for path in map(pathlib.Path, paths):
+        if path.suffix.lower() in _UNREAD_SUFFIXES:
+            raise InputError(
+                f"{path}: is a photo in a format that is not read here; convert it to "
+                "JPEG or PNG.",
+                "format",
+            )
         if path.suffix.lower() in PHOTO_SUFFIXES:
             image = read_image(path, limits)
             found = [(path.name, image, detect_landmarks(image, str(path)))]
@@ -79,7 +90,8 @@ def load_person(
 def people_from_folder(folder: str | os.PathLike) -> dict[str, list[pathlib.Path]]:
     """Who is in a folder: a subfolder for each person, or a file for each.
 
-    Hidden files are passed over. What is in a subfolder's subfolders is not looked at.
+    Passed over are hidden files, those that systems leave behind, what is neither photo
+    nor video by its name beside the subfolders, and what is in a subfolder's subfolders.
 
     Returns:
       name (of the subfolder, or of the file without its suffix) -> files, sorted.
@@ -96,6 +108,8 @@ def people_from_folder(folder: str | os.PathLike) -> dict[str, list[pathlib.Path
         if entry.is_dir():
             name = entry.name
             files = [path for path in _visible(entry) if not path.is_dir()]
+        elif entry.suffix.lower() not in _MEDIA_SUFFIXES:
+            continue
         if name in people:
             raise InputError(
                 f"{folder}: two entries would both be called {name!r}; rename one, or "
@@ -112,7 +126,11 @@ def people_from_folder(folder: str | os.PathLike) -> dict[str, list[pathlib.Path
 
 
 def _visible(folder: pathlib.Path) -> list[pathlib.Path]:
-    return sorted(path for path in folder.iterdir() if not path.name.startswith("."))
+    return sorted(
+        path
+        for path in folder.iterdir()
+        if not path.name.startswith(".") and path.name.lower() not in _FILES_OF_SYSTEMS
+    )
 
 
 class Loaded(NamedTuple):

@@ -34,9 +34,7 @@ _MAX_VALUE = 1e6  # of a frame number or a side of a box
 
 # Control characters, bytes that are not UTF-8, breaks of lines and paragraphs.
 _NO_TEXT = ("Cc", "Cs", "Zl", "Zp")
-_VIDEO_SUFFIXES = frozenset(
-    ".mp4 .m4v .mov .mkv .webm .avi .mpg .mpeg .ts .3gp".split()
-)
+VIDEO_SUFFIXES = frozenset(".mp4 .m4v .mov .mkv .webm .avi .mpg .mpeg .ts .3gp".split())
 _SPLIT_FOLDERS = {"dev": "train", "test": "test"}
 
 
@@ -240,7 +238,7 @@ def _find_folder(source: pathlib.Path) -> Iterator[Video]:
 
 
 def _is_video(path: pathlib.Path) -> bool:
-    return path.suffix.lower() in _VIDEO_SUFFIXES and path.is_file()
+    return path.suffix.lower() in VIDEO_SUFFIXES and path.is_file()
 
 
 def _visible(paths: Iterable[pathlib.Path]) -> Iterator[pathlib.Path]:

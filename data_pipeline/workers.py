@@ -57,6 +57,8 @@ def run_tasks(
       (task, result), where the result is a `Failure` if the worker died, hung or
       raised.
     """
+    if num_workers < 0:
+        raise ValueError(f"{num_workers} workers: expected 0 or more")
     if num_workers == 0:
         for task in tasks:
             yield task, _call(function, task, lambda: None)

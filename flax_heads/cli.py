@@ -33,6 +33,16 @@ def main(argv: list[str] | None = None) -> int:
     except InputError as error:
         print(f"flax-heads: {error}", file=sys.stderr)
         return 2
+    except OSError as error:  # a folder without rights, a full disk
+        if error.strerror is None:
+            raise
+        where = error.filename or "an output"
+        print(
+            f"flax-heads: {where}: {error.strerror}; check the name, its rights and the "
+            "free space",
+            file=sys.stderr,
+        )
+        return 2
     except KeyboardInterrupt:
         print("flax-heads: interrupted", file=sys.stderr)
         return 130
@@ -54,9 +64,11 @@ def _parser() -> argparse.ArgumentParser:
     layouts = ("voxceleb2", "voxceleb1", "folder")
     p.add_argument("--layout", required=True, choices=layouts)
     p.add_argument("--data-dir", required=True, help="where the records go")
-    p.add_argument("--size", type=int, default=256, help="side in pixels")
-    p.add_argument("--frames-per-video", type=int, default=64, help="0 = all")
-    p.add_argument("--workers", type=int, help="processes; default: one per core")
+    p.add_argument("--size", type=_at_least(16), default=256, help="side in pixels")
+    p.add_argument("--frames-per-video", type=_at_least(0), default=64, help="0 = all")
+    p.add_argument(
+        "--workers", type=_at_least(0), help="processes; default: one per core"
+    )
     p.add_argument("--test-fraction", type=float, default=0.1, help="of the people")
     p.add_argument(
         "--test-identities", nargs="+", default=[], help="instead of the fraction"
@@ -80,7 +92,7 @@ def _parser() -> argparse.ArgumentParser:
     p = command("check", commands.check, "Verifies prepared data; prints statistics.")
     p.add_argument("data_dir", help="as given to prepare")
     p.add_argument(
-        "--pictures-per-video", type=int, default=8, help="to decode; 0 = all"
+        "--pictures-per-video", type=_at_least(0), default=8, help="to decode; 0 = all"
     )
     p.add_argument(
         "--compare-people",
@@ -93,7 +105,9 @@ def _parser() -> argparse.ArgumentParser:
 
     p = command("info", commands.info, "What a config is: parameters, FLOPs, memory.")
     p.add_argument("--config", required=True, help="e.g. configs/voxceleb2.py")
-    p.add_argument("--num-videos", type=int, help="M; default: the data's, if there")
+    p.add_argument(
+        "--num-videos", type=_at_least(1), help="M; default: the data's, if there"
+    )
 
     p = command(
         "track", commands.track, "A clip's landmarks to a track that can drive."
@@ -112,16 +126,20 @@ def _parser() -> argparse.ArgumentParser:
         "--photos-from", metavar="DIR", help="of many: a folder or a file for each"
     )
     p.add_argument("--output", "-o", required=True, help="folder of the head, or heads")
-    p.add_argument("--frames-per-clip", type=int, default=8, help="T from each clip")
-    p.add_argument("--workers", type=int, default=1, help="that read a folder's photos")
+    p.add_argument(
+        "--frames-per-clip", type=_at_least(1), default=8, help="T from each clip"
+    )
+    p.add_argument(
+        "--workers", type=_at_least(0), default=1, help="that read a folder's photos"
+    )
     _add_limits(p)
     p.add_argument(
         "--iterations",
-        type=int,
+        type=_at_least(0),
         help="exactly so many, in place of the recipe's rule; 0 = feed-forward, no "
         "training",
     )
-    p.add_argument("--seed", type=int, default=0)
+    p.add_argument("--seed", type=_at_least(0), default=0)
     _add_dtype(p, "of fine-tuning and of the head's drawing, instead of the model's")
     p.add_argument(
         "--distributed",
@@ -204,6 +222,15 @@ def _parser() -> argparse.ArgumentParser:
     return parser
 
 
+def _at_least(least: int):
+    def whole_number(text: str) -> int:
+        if (value := int(text)) < least:
+            raise argparse.ArgumentTypeError(f"{value} is less than {least}")
+        return value
+
+    return whole_number
+
+
 def _add_model(p) -> None:
     p.add_argument(
         "--model",
@@ -255,11 +282,15 @@ def _add_evaluation_flags(p) -> None:
         help="prepared data, or 'synthetic': people rendered for this; default: the "
         "model's own",
     )
-    p.add_argument("--shots", type=int, nargs="+", default=[1, 8, 32], help="T")
+    p.add_argument(
+        "--shots", type=_at_least(1), nargs="+", default=[1, 8, 32], help="T"
+    )
     p.add_argument("--variants", nargs="+", choices=("ff", "ft"), default=["ff", "ft"])
-    p.add_argument("--videos", type=int, default=50, help="at most so many")
-    p.add_argument("--frames", type=int, default=32, help="hold-out frames a video")
-    p.add_argument("--seed", type=int, default=0)
+    p.add_argument("--videos", type=_at_least(1), default=50, help="at most so many")
+    p.add_argument(
+        "--frames", type=_at_least(1), default=32, help="hold-out frames a video"
+    )
+    p.add_argument("--seed", type=_at_least(0), default=0)
     p.add_argument("--arcface", metavar="ONNX", help="file of a face recogniser")
     p.add_argument("--inception", metavar="FILE", help="pytorch-fid's weights, for FID")
     p.add_argument(

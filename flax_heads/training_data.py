@@ -22,7 +22,7 @@ from flax_heads.console import progress
 # Synthetic people kept aside have seeds that no training set reaches.
 HELD_OUT_SEED = 1_000_000
 _HELD_OUT_PEOPLE = 16
-_DATA = "data.json"  # in a workdir: which videos it has seen
+_DATA = "videos.json"  # in a workdir: which videos it has seen
 
 
 class Episodes(Protocol):

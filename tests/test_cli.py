@@ -76,7 +76,7 @@ def test_missing_model_head_driver_and_corpus(capsys, tmp_path):
         ("finetune", "--model", nowhere, "--photos", photo, "--output", output),
         ("animate", "--head", nowhere, "--driving", "x.mp4", "--output", "y.mp4"),
         ("evaluate", "--model", nowhere, "--output", output),
-        ("track", "--driving", nowhere / "x.mp4", "--output", output),
+        ("track", "--driving", nowhere / "x.mp4", "--output", tmp_path / "out.npz"),
         ("prepare", "--source", nowhere, "--layout", "folder", "--data-dir", output),
         ("info", "--config", nowhere / "config.py"),
     ):
@@ -196,3 +196,33 @@ def test_export_and_import_of_weights(tmp_path, capsys, monkeypatch):
     recipe = "--config=configs/synthetic.py:smoke"
     line = _fails(capsys, "import", f"--weights={out}", recipe, f"-o={tmp_path}/w")
     assert "w.safetensors" in line
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        ("prepare", "--source=a", "--layout=folder", "--data-dir=b", "--workers=-1"),
+        ("finetune", "--photos", "a.png", "-o", "b", "--frames-per-clip=0"),
+        ("evaluate", "-o", "b", "--videos=0"),
+        ("evaluate", "-o", "b", "--shots", "0"),
+        ("evaluate", "-o", "b", "--seed=-1"),
+        ("check", "a", "--pictures-per-video=-1"),
+    ],
+)
+def test_numbers_out_of_range_are_one_line(arguments, capsys):
+    with pytest.raises(SystemExit) as error:
+        cli.main(list(arguments))
+    assert error.value.code == 2
+    assert "is less than" in capsys.readouterr().err.splitlines()[-1]
+
+
+def test_a_system_error_is_one_line(tmp_path, capsys):
+    """The folder of a report is a file: whoever finds out, no traceback is printed."""
+    (tmp_path / "report").write_text("")
+    arguments = ["evaluate", "--data-dir=synthetic", "--videos=1", "--frames=1"]
+    arguments += ["--shots", "1", "--variants", "ff", f"--output={tmp_path}/report"]
+    assert cli.main(arguments) == 2
+    (line,) = capsys.readouterr().err.splitlines()[-1:]
+    assert (
+        line.startswith(f"flax-heads: {tmp_path}/report") and "Not a directory" in line
+    )

@@ -9,7 +9,7 @@ pytest.importorskip("av")
 data = pytest.importorskip("skimage.data")
 
 from data_pipeline.errors import InputError
-from data_pipeline.people import load_person
+from data_pipeline.people import load_person, people_from_folder
 from data_pipeline.video_writer import VideoWriter
 
 
@@ -62,3 +62,22 @@ def test_bad_photos_are_named(folder, name, reason):
 def test_no_photos_at_all():
     with pytest.raises(InputError, match="no photos"):
         load_person([], 64)
+
+
+def test_phone_photos_are_read_or_told(folder, tmp_path):
+    """A JPEG by any of its names is a photo; what Pillow cannot read is said to be one."""
+    for suffix in (".jfif", ".jpe"):
+        photo = tmp_path / f"me{suffix}"
+        Image.open(folder / "photo.png").convert("RGB").save(photo, "JPEG")
+        assert len(load_person([photo], 64).photos) == 1
+    (tmp_path / "me.HEIC").write_bytes(b"\0\0\0\x18ftypheic")
+    with pytest.raises(InputError, match="convert it to JPEG"):
+        load_person([tmp_path / "me.HEIC"], 64)
+
+
+def test_stray_files_are_nobody(tmp_path):
+    for name in ("Thumbs.db", "notes.txt", "anna/1.png", "anna/desktop.ini", "bo.mp4"):
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        (tmp_path / name).write_bytes(b"x")
+    people = people_from_folder(tmp_path)
+    assert people == {"anna": [tmp_path / "anna/1.png"], "bo": [tmp_path / "bo.mp4"]}
