@@ -2,14 +2,17 @@
 
     python -m flax_heads.train --config=configs/bundled.py --workdir=runs/coarse \
         --config.perceptual.face_id=0 --config.num_train_steps=4984
-    python -m flax_heads.train --config=configs/bundled.py --workdir=runs/bundled \
+    python -m flax_heads.train --config=configs/bundled.py --workdir=runs/fine \
         --config.init_from=runs/coarse
+    python -m flax_heads.train --config=configs/bundled.py --workdir=runs/bundled \
+        --config.init_from=runs/fine --config.num_train_steps=2700 \
+        --config.optimizer.generator_learning_rate=2.5e-4 \
+        --config.optimizer.discriminator_learning_rate=1e-4
     flax-heads export --model runs/bundled --to file \
         --output flax_heads/bundled_model/weights.npz
 
 `load_model()` reads that file; the model card beside it, `README.md`, says how long it
-was trained, an hour for each of the two runs, and how it scores. `:smoke` takes a few
-steps.
+was trained and how it scores. `:smoke` takes a few steps.
 """
 
 from ml_collections import ConfigDict
@@ -39,7 +42,7 @@ def _full() -> ConfigDict:
     config.perceptual.face_id = 1.0
     config.optimizer.update(discriminator_updates=1, ema_decay=0.998)
     config.fine_tune.update(batch_size=4, generator_learning_rate=3e-3)
-    config.num_train_steps = 2_786
+    config.num_train_steps = 9_794
     config.eval_every_steps = 1_000
     return config
 

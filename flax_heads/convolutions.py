@@ -1,7 +1,8 @@
 """Convolutions of stride 1 that keep the size, alone or fused with resampling; NHWC.
 
 They are XLA's own, but for what it does badly: a convolution and the resampling beside
-it as two, images smaller than the kernel, and what `plain_convolution.py` names.
+it as two, images smaller than the kernel, and what `plain_convolution.py` names. All of
+it was measured on CPUs; on accelerators the fused ones save the same multiplications.
 """
 
 from __future__ import annotations
