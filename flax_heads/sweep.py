@@ -112,7 +112,7 @@ def run(
         commands = [one.evaluate] if one.model in trained else [one.train, one.evaluate]
         for command in commands:
             code = _run(command, log_to)
-            if code in (EXIT_PREEMPTED, -signal.SIGTERM, -signal.SIGINT):
+            if code in (EXIT_PREEMPTED, _INTERRUPTED, -signal.SIGTERM, -signal.SIGINT):
                 log.warning("told to stop: run again to go on")
                 return EXIT_PREEMPTED
             if code:
