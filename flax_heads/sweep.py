@@ -22,6 +22,7 @@ from flax_heads.console import log
 from flax_heads.scores import METHODS, METRICS
 from flax_heads.train import EXIT_PREEMPTED
 
+_INTERRUPTED = 130  # what the commands answer to Ctrl-C
 _TABLE_METRICS = ("l1", "ssim", "csim_dlib", "nme", "frechet_dlib")
 
 

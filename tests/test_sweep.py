@@ -2,11 +2,13 @@
 
 import json
 import shlex
+import sys
 
 import pytest
 
 from data_pipeline.errors import InputError
 from flax_heads import cli, sweep
+from flax_heads.train import EXIT_PREEMPTED
 
 TINY = [
     "--config.size=16",
@@ -49,6 +51,27 @@ def test_variants_of_fine_tuning_share_a_training(tmp_path):
 def test_no_variant_is_one_line():
     with pytest.raises(InputError, match="'k9': expected 'base', field=value or one"):
         sweep.plan("configs/x.py", ["k9"], "w")
+
+
+@pytest.mark.parametrize("code", [130, EXIT_PREEMPTED])
+def test_ctrl_c_waits_for_what_runs_and_starts_nothing_else(tmp_path, code):
+    """A terminal sends it to all; a training saves for a while before it ends."""
+    script = (
+        "import os, pathlib, signal, sys, time; os.kill(os.getppid(), signal.SIGINT); "
+        "time.sleep(0.5); pathlib.Path(sys.argv[1]).touch(); sys.exit(int(sys.argv[2]))"
+    )
+    runs = [
+        sweep.Run(
+            name=name,
+            model=tmp_path / name,
+            train=[sys.executable, "-c", script, str(tmp_path / name), str(code)],
+            evaluate=[],
+            report=tmp_path / "none",
+        )
+        for name in ("first", "second")
+    ]
+    assert sweep.run(runs, tmp_path) == EXIT_PREEMPTED
+    assert (tmp_path / "first").exists() and not (tmp_path / "second").exists()
 
 
 def test_jobs_for_a_cluster(capsys, tmp_path):
