@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import argparse
 import os
+import signal
 import sys
 
 from data_pipeline.errors import InputError
@@ -33,6 +34,9 @@ def main(argv: list[str] | None = None) -> int:
     except InputError as error:
         print(f"flax-heads: {error}", file=sys.stderr)
         return 2
+    except BrokenPipeError:  # of `| head`: nobody listens any more
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 128 + signal.SIGPIPE
     except OSError as error:  # a folder without rights, a full disk
         if error.strerror is None:
             raise

@@ -226,3 +226,14 @@ def test_a_system_error_is_one_line(tmp_path, capsys):
     assert (
         line.startswith(f"flax-heads: {tmp_path}/report") and "Not a directory" in line
     )
+
+
+def test_a_reader_that_has_enough_is_no_error():
+    """`flax-heads info … | head -1`, whatever is still to be printed."""
+    program = [sys.executable, "-u", "-m", "flax_heads.cli", "info"]
+    command = [*program, "--config=configs/synthetic.py:smoke"]
+    pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE}
+    with subprocess.Popen(command, cwd=ROOT, text=True, **pipes) as process:
+        process.stdout.close()
+        assert process.stderr.read() == ""
+    assert process.returncode == 141
