@@ -93,8 +93,8 @@ def _train(steps: int) -> None:
     config.update(size=32, batch_size=_BATCH)
     mesh = parallel.make_mesh()
     state = parallel.jit_init(functools.partial(recipe.new_state, config, 128), mesh)
-    step = parallel.jit_step(recipe.meta_step(config), mesh, state)
     batch = next(parallel.place_batches(iter([make_batch(config)]), mesh))
+    step = parallel.compile_step(recipe.meta_step(config), mesh, state, batch)
     losses = []
     for _ in range(steps):
         state, metrics = step(state, batch)

@@ -57,9 +57,9 @@ def serve_jax(flags: argparse.Namespace) -> None:
     init = functools.partial(recipe.new_state, config, flags.num_videos)
     state = parallel.jit_init(init, mesh)
     batch = next(parallel.place_batches(iter([make_batch(config)]), mesh))
-    step = parallel.jit_step(recipe.meta_step(config), mesh, state)
+    step = recipe.meta_step(config)
     start = time.perf_counter()
-    step = step.lower(state, batch).compile()
+    step = parallel.compile_step(step, mesh, state, batch)
     seconds = time.perf_counter() - start
 
     def run():
@@ -67,7 +67,7 @@ def serve_jax(flags: argparse.Namespace) -> None:
         state, metrics = step(state, batch)
         jax.block_until_ready(metrics)
 
-    memory = step.memory_analysis()
+    memory = step.func.memory_analysis()
     in_turn.serve(
         run,
         {

@@ -10,10 +10,11 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from flax import struct
+from jax.tree_util import Partial
 
 from flax_heads import losses, spectral
 from flax_heads.discriminator import embedding_init
-from flax_heads.meta_learning import Batch, Metrics, embed, generate, project
+from flax_heads.meta_learning import Metrics, embed, generate, project
 from flax_heads.objectives import (
     LossWeights,
     PerceptualNetwork,
@@ -107,18 +108,18 @@ def make_fine_tune_step(
     *,
     discriminator_updates: int = 2,
     ema_decay: float = 0.972,
-) -> Callable[[FineTuneState, Batch], tuple[FineTuneState, Metrics]]:
+) -> Partial:
     """Builds `(state, batch) -> (state, metrics)` over "frames" and "rasters".
 
-    As `make_meta_step`, without E, P and L_MCH: L'_DSC moves theta, w' and b, then, by
-    the new discriminator, L_CNT + L'_ADV move G and psi'. Batch images are uint8
-    [B, H, W, 3]. Where no term of `weights` asks the discriminator (the paper's ablation
-    without L'_ADV), it rests.
+    As `make_meta_step`, and a pytree as well, without E, P and L_MCH: L'_DSC moves
+    theta, w' and b, then, by the new discriminator, L_CNT + L'_ADV move G and psi'.
+    Batch images are uint8 [B, H, W, 3]. Where no term of `weights` asks the
+    discriminator (the paper's ablation without L'_ADV), it rests.
     """
     if not (weights.adversarial or weights.feature_matching):
         discriminator_updates = 0
 
-    def fine_tune_step(state, batch):
+    def fine_tune_step(perceptual, state, batch):
         real = to_unit_range(batch["frames"])
         rasters = to_unit_range(batch["rasters"])
         # w' stands in w0's place, so the embedding that is added to it is zero.
@@ -168,21 +169,23 @@ def make_fine_tune_step(
         ema = update_ema(state.ema, generator.params, ema_decay, state.step)
         return FineTuneState(state.step + 1, generator, discriminator, ema), metrics
 
-    return fine_tune_step
+    return Partial(fine_tune_step, tuple(perceptual))
 
 
-def make_advance(
-    step: Callable[[FineTuneState, Batch], tuple[FineTuneState, Metrics]],
-    batch_size: int,
-) -> Callable[..., tuple[FineTuneState, Metrics]]:
+def make_advance(step: Partial, batch_size: int) -> Partial:
     """Builds iterations over min(batch_size, T) photos drawn at random.
 
-    The result is `(state, photos, rasters, key, count=1) -> (state, metrics)`, pure, with
-    uint8 [T, H, W, 3]: `count` iterations, which compile to one program, and the metrics
-    of the last. Compile it with `compile_advance`.
+    Args:
+      step: from `make_fine_tune_step`.
+      batch_size: photos of an iteration, at most.
+
+    Returns:
+      `(state, photos, rasters, key, count=1) -> (state, metrics)`, pure, with uint8
+      [T, H, W, 3]: `count` iterations, which compile to one program, and the metrics
+      of the last. A pytree, as `step`; compile it with `compile_advance`.
     """
 
-    def advance(state, photos, rasters, key, count=1):
+    def advance(step, state, photos, rasters, key, count=1):
         def iterate(state, _):
             order = jax.random.permutation(
                 jax.random.fold_in(key, state.step), len(photos)
@@ -194,14 +197,17 @@ def make_advance(
         state, metrics = jax.lax.scan(iterate, state, length=count)
         return state, jax.tree.map(lambda values: values[-1], metrics)
 
-    return advance
+    return Partial(advance, step)
 
 
-def compile_advance(
-    advance: Callable[..., tuple[FineTuneState, Metrics]],
-) -> Callable[..., tuple[FineTuneState, Metrics]]:
+def compile_advance(advance: Partial) -> Callable[..., tuple[FineTuneState, Metrics]]:
     """Compiles it, once per T and `count`; the state passed in is donated."""
-    return jax.jit(advance, static_argnames="count", donate_argnums=0)
+
+    @functools.partial(jax.jit, static_argnames="count", donate_argnums=1)
+    def run(advance, state, photos, rasters, key, count=1):
+        return advance(state, photos, rasters, key, count=count)
+
+    return functools.partial(run, advance)
 
 
 def prefers_one_program() -> bool:

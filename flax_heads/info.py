@@ -148,7 +148,7 @@ def log_run(config, data, held_out, mesh, state, step_fn):
             + _bytes(state.video_embeddings) / mesh.size
         )
         / 2**20,
-        step_fn.memory_analysis().temp_size_in_bytes / 2**20,
+        step_fn.func.memory_analysis().temp_size_in_bytes / 2**20,
     )
     code = ", ".join(f"{name} {v}" for name, v in integrity.code_version().items())
     log.info("code: %s", code)

@@ -9,13 +9,13 @@ people's kernels become grouped ones; `per_device=1` does without.
 
 from __future__ import annotations
 
-import functools
 from collections.abc import Iterable, Iterator
 from typing import NamedTuple
 
 import jax
 import numpy as np
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
+from jax.tree_util import Partial
 
 from data_pipeline.people import Person
 from data_pipeline.raster import draw_rasters
@@ -113,10 +113,15 @@ class _GroupTuner:
                 (None, 0, 0, None),
             )
         )
+
+        def advance_all(advance, *arguments, count=1):
+            def advance_one(advance, *arguments):
+                return advance(*arguments, count=count)
+
+            return of_all(advance_one, (None, 0, 0, 0, None))(advance, *arguments)
+
         self._advance = compile_advance(
-            lambda state, photos, rasters, key, count: of_all(
-                functools.partial(advance, count=count), (0, 0, 0, None)
-            )(state, photos, rasters, key)
+            Partial(advance_all, jax.device_put(advance, everywhere))
         )
         self._check = jax.jit(of_all(make_check(model.networks, rule), (0, 0, 0, 0)))
         self._fold = jax.jit(of_all(spectral.fold, (0, 0)))

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import functools
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 import optax
+from jax.tree_util import Partial
 
 from flax_heads import losses, spectral
 from flax_heads.accumulation import over_parts
@@ -67,8 +68,11 @@ def make_meta_step(
     ema_decay: float = 0.999,
     accumulate: int = 1,
     axis_name: str | None = None,
-) -> Callable[[TrainState, Batch], tuple[TrainState, Metrics]]:
+) -> Partial:
     """Builds `(state, batch) -> (state, metrics)`.
+
+    The step is a pytree that holds the content loss's networks: given to `jax.jit` as
+    an argument (`parallel.compile_step`), their parameters are no constants.
 
     Order within a step, and what each loss moves:
       1. x-hat and e-hat are computed once; the pullback to phi, psi, P is kept.
@@ -152,7 +156,7 @@ def make_meta_step(
         )(discriminator.params, rows)
         return (gradients, loss, scores), row_gradients
 
-    def generator_gradients(variables, part, rows, outputs, pull_back):
+    def generator_gradients(perceptual, variables, part, rows, outputs, pull_back):
         """Of L_CNT + L_ADV + L_MCH against a constant discriminator, and metrics."""
         real = to_unit_range(part["target_frame"])
         rasters = to_unit_range(part["target_raster"])
@@ -183,7 +187,7 @@ def make_meta_step(
         }
         return gradients, metrics
 
-    def meta_step(state: TrainState, batch: Batch) -> tuple[TrainState, Metrics]:
+    def meta_step(perceptual, state: TrainState, batch: Batch):
         in_parts = functools.partial(over_parts, accumulate)
         if accumulate == 1:
             (fake, embedding), pull_back = forward(state.generator, batch)
@@ -220,17 +224,17 @@ def make_meta_step(
                 eps=discriminator_adam.eps,
             )
 
-        variables = {"params": discriminator.normalized()}
+        against = functools.partial(
+            generator_gradients, perceptual, {"params": discriminator.normalized()}
+        )
         if accumulate == 1:
-            g_grads, metrics = generator_gradients(
-                variables, batch, mine(rows.values), (fake, embedding), pull_back
+            g_grads, metrics = against(
+                batch, mine(rows.values), (fake, embedding), pull_back
             )
         else:
             (g_grads, metrics), _ = in_parts(
                 lambda part, rows: (
-                    generator_gradients(
-                        variables, part, rows, *forward(state.generator, part)
-                    ),
+                    against(part, rows, *forward(state.generator, part)),
                     {},
                 ),
                 batch,
@@ -268,4 +272,4 @@ def make_meta_step(
             metrics,
         )
 
-    return meta_step
+    return Partial(meta_step, tuple(perceptual))

@@ -8,17 +8,21 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Callable, Sequence
-from typing import Any, NamedTuple
+from typing import Any
 
 import jax
 import jax.numpy as jnp
+from flax import struct
 
 from flax_heads import losses, spectral
 from flax_heads.discriminator import Discriminator
 
 
-class PerceptualNetwork(NamedTuple):
+class PerceptualNetwork(struct.PyTreeNode):
     """A fixed network whose activations the content loss compares.
+
+    A pytree, so that its parameters are an argument of a compiled step: as constants
+    they would be copied into every program that is compiled or cached.
 
     Attributes:
       name: for logs.
@@ -27,9 +31,11 @@ class PerceptualNetwork(NamedTuple):
       variables: the network's own parameters.
     """
 
-    name: str
-    weight: float
-    apply: Callable[[Any, jax.Array], Sequence[jax.Array]]
+    name: str = struct.field(pytree_node=False)
+    weight: float = struct.field(pytree_node=False)
+    apply: Callable[[Any, jax.Array], Sequence[jax.Array]] = struct.field(
+        pytree_node=False
+    )
     variables: Any
 
 

@@ -9,6 +9,7 @@ the step function itself mentions no device. `jax.pmap` maps the very same step,
 from __future__ import annotations
 
 import collections
+import functools
 import itertools
 import re
 from collections.abc import Callable, Iterable, Iterator
@@ -17,6 +18,7 @@ from typing import Any
 import jax
 import numpy as np
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
+from jax.tree_util import Partial
 
 from data_pipeline.errors import InputError
 from flax_heads.state import TrainState
@@ -95,19 +97,30 @@ def jit_init(init: Callable[[], TrainState], mesh: Mesh) -> TrainState:
     return jax.jit(init, out_shardings=shardings, compiler_options=_COMPILE_FAST)()
 
 
-def jit_step(
-    step: Callable[[TrainState, Any], tuple[TrainState, Any]],
-    mesh: Mesh,
-    state: TrainState,
-) -> Callable[[TrainState, Any], tuple[TrainState, Any]]:
-    """Compiles a step for the mesh; the state passed in is donated, do not use it again."""
+def compile_step(
+    step: Partial, mesh: Mesh, state: TrainState, batch: dict[str, Any]
+) -> functools.partial:
+    """Compiles a step for the mesh.
+
+    Args:
+      step: from `make_meta_step`; what it holds is copied to every device.
+      mesh: from `make_mesh`.
+      state: of the run, or its shapes.
+      batch: a global batch, or its shapes (`abstract_batch`).
+
+    Returns:
+      `(state, batch) -> (state, metrics)`, whose `func` is the `jax.stages.Compiled`.
+      The state passed in is donated, do not use it again.
+    """
+    step = jax.device_put(step, replicated(mesh))
     shardings = state_shardings(mesh, state)
-    return jax.jit(
-        step,
-        in_shardings=(shardings, split_by_rows(mesh)),
+    jitted = jax.jit(
+        lambda step, state, batch: step(state, batch),
+        in_shardings=(replicated(mesh), shardings, split_by_rows(mesh)),
         out_shardings=(shardings, replicated(mesh)),
-        donate_argnums=0,
+        donate_argnums=1,
     )
+    return functools.partial(jitted.lower(step, state, batch).compile(), step)
 
 
 def abstract_batch(

@@ -6,10 +6,10 @@ The programs call this; nothing below them ever sees a config.
 from __future__ import annotations
 
 import json
-from collections.abc import Callable
 from typing import Any
 
 import jax
+from jax.tree_util import Partial
 from ml_collections import ConfigDict
 
 from configs import common
@@ -17,7 +17,7 @@ from data_pipeline.errors import InputError
 from data_pipeline.raster import RasterStyle
 from flax_heads import face_id
 from flax_heads import perceptual as vgg
-from flax_heads.meta_learning import Batch, make_meta_step
+from flax_heads.meta_learning import make_meta_step
 from flax_heads.objectives import LossWeights, PerceptualNetwork
 from flax_heads.state import Adam, Networks, TrainState, init_state, make_networks
 
@@ -95,7 +95,7 @@ def new_state(config: ConfigDict, num_videos: int) -> TrainState:
     )
 
 
-def meta_step(config: ConfigDict) -> Callable[[TrainState, Batch], Any]:
+def meta_step(config: ConfigDict) -> Partial:
     """The meta-training step of a config, not compiled."""
     return make_meta_step(
         networks(config),

@@ -74,9 +74,8 @@ def train(config: ConfigDict, workdir: str | pathlib.Path) -> TrainState:
     init = functools.partial(recipe.new_state, config, data.num_videos)
     state = _restore_or_init(config, config_json, init, mesh, workdir)
     first_step = int(state.step)
-    step_fn = parallel.jit_step(recipe.meta_step(config), mesh, state)
     shapes = parallel.abstract_batch(config.batch_size, config.num_support, config.size)
-    step_fn = step_fn.lower(state, shapes).compile()
+    step_fn = parallel.compile_step(recipe.meta_step(config), mesh, state, shapes)
     log_run(config, data, held_out, mesh, state, step_fn)
 
     # --- The loop

@@ -3,6 +3,7 @@
 import dataclasses
 import functools
 import json
+import re
 
 import jax
 import jax.numpy as jnp
@@ -15,7 +16,7 @@ from data_pipeline.raster import RasterStyle
 from flax_heads import fine_tuning, metrics, spectral
 from flax_heads.meta_learning import embed, project
 from flax_heads.meta_model import fine_tune
-from flax_heads.objectives import LossWeights, to_unit_range
+from flax_heads.objectives import LossWeights, PerceptualNetwork, to_unit_range
 from flax_heads.state import Adam
 from flax_heads.talking_head import TalkingHead, check_output
 from tests import tiny
@@ -52,6 +53,20 @@ def _personalize(state, photos, rasters, **options):
 def _advance(weights=tiny.WEIGHTS, batch_size=2):
     step = fine_tuning.make_fine_tune_step(tiny.NETWORKS, ADAM, ADAM, weights)
     return fine_tuning.compile_advance(fine_tuning.make_advance(step, batch_size))
+
+
+def test_perceptual_parameters_are_arguments_of_the_program(start):
+    *_, photos, rasters, state = start
+    net = PerceptualNetwork("toy", 1.0, lambda w, x: [x @ w], jnp.eye(3, 77))
+    step = fine_tuning.make_fine_tune_step(
+        tiny.NETWORKS, ADAM, ADAM, tiny.WEIGHTS, [net]
+    )
+    advance = fine_tuning.compile_advance(fine_tuning.make_advance(step, 2))
+    lowered = advance.func.lower(
+        *advance.args, state, photos, rasters, jax.random.key(0), count=2
+    )
+    assert re.search(r"%arg\d+: tensor<3x77xf32>", lowered.as_text())
+    assert not re.search(r"constant.*tensor<3x77xf32>", lowered.as_text())
 
 
 def _copy(state):

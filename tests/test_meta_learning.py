@@ -273,9 +273,8 @@ def test_one_device_four_devices_and_pmap_agree(of_eight):
     assert values.addressable_shards[0].data.shape[0] == values.shape[0] // 4
     placed = list(parallel.place_batches(batches, mesh))
     assert placed[0]["target_frame"].addressable_shards[0].data.shape[0] == 2
-    mesh_state, mesh_metrics = _run(
-        parallel.jit_step(_make_step(), mesh, meshed), meshed, placed
-    )
+    on_mesh = parallel.compile_step(_make_step(), mesh, meshed, placed[0])
+    mesh_state, mesh_metrics = _run(on_mesh, meshed, placed)
 
     step = _make_step(axis_name=parallel.AXIS)
     mapped = jax.pmap(
@@ -320,7 +319,7 @@ def test_memory_levers_change_no_number_but_memory(of_eight):
     mesh = parallel.make_mesh(jax.devices()[:2])
     placed = list(parallel.place_batches(batches, mesh))
     meshed = parallel.jit_init(tiny.make_state, mesh)
-    on_mesh = parallel.jit_step(_make_step(accumulate=4), mesh, meshed)
+    on_mesh = parallel.compile_step(_make_step(accumulate=4), mesh, meshed, placed[0])
     for other_state, other_metrics in (
         _run(in_parts, tiny.new_state(), batches),
         _run(again, tiny.new_state(), batches),

@@ -9,6 +9,7 @@ import optax
 
 from flax_heads import parallel
 from flax_heads.meta_learning import make_meta_step
+from flax_heads.objectives import PerceptualNetwork
 from flax_heads.state import init_state
 from flax_heads.video_embeddings import (
     ROW_MULTIPLE,
@@ -53,8 +54,11 @@ def test_start_is_uniform_in_a_tenth():
     np.testing.assert_allclose(values.std(), 0.1 / np.sqrt(3), rtol=0.05)
 
 
-def test_a_step_neither_copies_nor_gathers_w():
-    """5120 videos on 4 devices: 1280 rows each, read and written where they are."""
+def test_a_step_copies_neither_w_nor_the_perceptual_networks():
+    """5120 videos on 4 devices: 1280 rows each, read and written where they are.
+
+    The networks' parameters are arguments: as constants they would be in every program.
+    """
     mesh = parallel.make_mesh(jax.devices()[:4])
 
     def init():
@@ -69,13 +73,18 @@ def test_a_step_neither_copies_nor_gathers_w():
 
     state = jax.eval_shape(init)
     step = make_meta_step(
-        tiny.NETWORKS, tiny.GENERATOR_ADAM, tiny.DISCRIMINATOR_ADAM, tiny.WEIGHTS
+        tiny.NETWORKS,
+        tiny.GENERATOR_ADAM,
+        tiny.DISCRIMINATOR_ADAM,
+        tiny.WEIGHTS,
+        [PerceptualNetwork("toy", 1.0, lambda w, x: [x @ w], jnp.eye(3, 77))],
     )
     batch = parallel.abstract_batch(8, 2, tiny.SIZE)
-    program = parallel.jit_step(step, mesh, state).lower(state, batch).compile()
-    text = program.as_text()
+    text = parallel.compile_step(step, mesh, state, batch).func.as_text()
     assert "f32[1280,16]" in text and "f32[5120,16]" not in text
     assert not re.findall(r"32\[1280(?:,16)?\]\S* copy\(", text)
+    assert re.search(r"f32\[3,77\]\S* parameter\(", text)
+    assert not re.search(r"f32\[3,77\]\S* constant\(", text)
     # Every device keeps its episodes: nothing of theirs but W's rows is exchanged.
     assert not re.findall(r" (?:all-to-all|collective-permute)(?:-start)?\(", text)
     gathered = re.findall(r"(\S+) all-gather(?:-start)?\(", text)
