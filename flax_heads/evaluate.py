@@ -137,7 +137,7 @@ def draw(
 ) -> Iterator[tuple[str, np.ndarray]]:
     """Each method's frames for landmarks [F, 68, 2]: (name, uint8 [F, H, W, 3]).
 
-    Where another person drives, also what the networks make of the true landmarks.
+    Where another person drives, also what becomes of the true landmarks.
     """
     photos, points = case.photos[:shots], case.photo_landmarks[:shots]
 
@@ -150,6 +150,9 @@ def draw(
     yield "nearest", baselines.nearest_frame(photos, points, landmarks)
     yield "mean", baselines.mean_frame(photos, len(landmarks))
     yield "warp", baselines.piecewise_affine_warp(photos, points, landmarks)
+    if case.driver:
+        warped = baselines.piecewise_affine_warp(photos, points, case.landmarks)
+        yield "warp_oracle", warped
     if "ff" in variants:
         yield from drawn_by("ff", ff_model or model, num_iterations=0)
     if "ft" in variants:

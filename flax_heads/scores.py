@@ -39,6 +39,7 @@ METHODS = {
     "nearest": "nearest photo",
     "mean": "mean photo",
     "warp": "warped photo",
+    "warp_oracle": "warped photo (oracle)",
     "ff": "feed-forward",
     "ff_oracle": "feed-forward (oracle)",
     "before_ft": "before fine-tuning",

@@ -346,7 +346,7 @@ def test_cross_reenactment_is_scored_against_the_truth_and_goes_on(
     options = {"mode": "cross", "shots": (2,), "num_videos": 2, "num_frames": 2}
     options["variants"] = ["ff"]
     rows = evaluate_held_out(run[0], tmp_path, **options)
-    methods = ["nearest", "mean", "warp", "ff", "ff_oracle"]
+    methods = ["nearest", "mean", "warp", "warp_oracle", "ff", "ff_oracle"]
     assert [row["method"] for row in rows] == methods
     report = json.loads((tmp_path / "report.json").read_text())
     drivers = report["data"]["drivers"]
