@@ -11,6 +11,7 @@ import time
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from jax.tree_util import Partial
 
 from data_pipeline.errors import InputError
 from flax_heads import recipe, replay
@@ -199,7 +200,7 @@ def test_one_bad_step_is_passed_over(tmp_path, monkeypatch):
             frames = jnp.where(state.step == 1, jnp.nan, frames)
             return step(state, batch | {"target_frame": frames})
 
-        return spoilt
+        return Partial(spoilt)
 
     monkeypatch.setattr(recipe, "meta_step", fails_once)
     state = train(tiny_config(3), tmp_path)
