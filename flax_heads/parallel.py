@@ -103,7 +103,8 @@ def compile_step(
     """Compiles a step for the mesh.
 
     Args:
-      step: from `make_meta_step`; what it holds is copied to every device.
+      step: from `make_meta_step`, or another pytree (`Partial(function)`); what it holds
+        is copied to every device.
       mesh: from `make_mesh`.
       state: of the run, or its shapes.
       batch: a global batch, or its shapes (`abstract_batch`).
