@@ -1,8 +1,8 @@
 """The meta-training step against the same step in plain PyTorch: `python -m benchmarks.step`.
 
-The same networks, losses, batch and precision; the content loss is the pixel pyramid,
-which both have. Compiling is timed apart. `--torch-python` names an environment that has
-PyTorch, if this one has not.
+The same networks, losses and batch, and the same precision unless `--torch-dtype` says
+otherwise; the content loss is the pixel pyramid, which both have. Compiling is timed
+apart. `--torch-python` names an environment that has PyTorch, if this one has not.
 """
 
 from __future__ import annotations
@@ -23,7 +23,9 @@ def main() -> None:
     torch_side.add_flags(parser)
     parser.add_argument("--batch-size", type=int, default=1)
     parser.add_argument("--num-support", type=int, default=4)
-    parser.add_argument("--dtype", default="float32", choices=("float32", "bfloat16"))
+    dtypes = ("float32", "bfloat16")
+    parser.add_argument("--dtype", default="float32", choices=dtypes)
+    parser.add_argument("--torch-dtype", choices=dtypes, help="PyTorch's, if another")
     parser.add_argument("--num-videos", type=int, default=128, help="rows of W")
     parser.add_argument("--remat", action="store_true", help="config.model.remat")
     parser.add_argument("--accumulate", type=int, default=1, help="config.accumulate")
@@ -40,6 +42,7 @@ def main() -> None:
         "config": flags.config,
         "size, batch, K": (config.size, config.batch_size, config.num_support),
         "dtype": flags.dtype,
+        "dtype of PyTorch": flags.torch_dtype or flags.dtype,
         "matmul peak, GFLOP/s": peak / 1e9,
         **report.machine(),
     }
@@ -104,7 +107,7 @@ def serve_torch(flags: argparse.Namespace) -> None:
             name: value.long() if name == "video_index" else torch_side.to_images(value)
             for name, value in batch.items()
         }
-        with torch_side.autocast(flags.dtype):
+        with torch_side.autocast(flags.torch_dtype or flags.dtype):
             torch_models.meta_step(
                 networks, w, optimizer_g, optimizer_d, images, weights
             )
