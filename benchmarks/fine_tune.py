@@ -22,7 +22,7 @@ def main() -> None:
     parser.add_argument("--photos", type=int, default=8, help="T")
     parser.add_argument("--iterations", type=int, default=1, help="in each timed run")
     dtypes = ("float32", "bfloat16")
-    parser.add_argument("--dtype", default="float32", choices=dtypes, help="PyTorch's")
+    parser.add_argument("--torch-dtype", default="float32", choices=dtypes)
     flags = parser.parse_args()
     if torch_side.serves(flags, serve_jax, serve_torch):
         return
@@ -37,7 +37,7 @@ def main() -> None:
         "config": flags.config,
         "size, T, batch": (config.size, flags.photos, config.fine_tune.batch_size),
         "iterations of a head": config.fine_tune.num_iterations,
-        "dtype of PyTorch": flags.dtype,
+        **({"dtype of PyTorch": flags.torch_dtype} if flags.torch else {}),
         **report.machine(),
     }
     report.show("fine-tuning", rows, about, flags.json)
@@ -92,7 +92,7 @@ def serve_torch(flags: argparse.Namespace) -> None:
     def run():
         for _ in range(flags.iterations):
             order = torch.randperm(flags.photos, device=photos.device)[:batch_size]
-            with torch_side.autocast(flags.dtype):
+            with torch_side.autocast(flags.torch_dtype):
                 torch_models.fine_tune_step(
                     networks.generator,
                     psi,

@@ -30,6 +30,7 @@ def main() -> None:
     parser.add_argument("--remat", action="store_true", help="config.model.remat")
     parser.add_argument("--accumulate", type=int, default=1, help="config.accumulate")
     flags = parser.parse_args()
+    flags.torch_dtype = flags.torch_dtype or flags.dtype
     if torch_side.serves(flags, serve_jax, serve_torch):
         return
     candidates = torch_side.candidates(flags, "benchmarks.step", {"flax-heads": "jax"})
@@ -42,7 +43,7 @@ def main() -> None:
         "config": flags.config,
         "size, batch, K": (config.size, config.batch_size, config.num_support),
         "dtype": flags.dtype,
-        "dtype of PyTorch": flags.torch_dtype or flags.dtype,
+        **({"dtype of PyTorch": flags.torch_dtype} if flags.torch else {}),
         "matmul peak, GFLOP/s": peak / 1e9,
         **report.machine(),
     }
@@ -107,7 +108,7 @@ def serve_torch(flags: argparse.Namespace) -> None:
             name: value.long() if name == "video_index" else torch_side.to_images(value)
             for name, value in batch.items()
         }
-        with torch_side.autocast(flags.torch_dtype or flags.dtype):
+        with torch_side.autocast(flags.torch_dtype):
             torch_models.meta_step(
                 networks, w, optimizer_g, optimizer_d, images, weights
             )

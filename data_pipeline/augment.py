@@ -20,11 +20,17 @@ _ANCHORS = 5  # points that stay, along every side of the frame
 _NODES = 49  # along each side of the grid on which the warp is computed
 _PEOPLE = 8  # rendered people whose motion is used
 _HELD_OUT = 1_000_000  # added to the seed of pictures that are not trained on
-_ROTATION, _ZOOM, _SHIFT = 0.12, 0.06, 0.04  # standard deviations; the shift of a side
+# Standard deviations of what a warped picture of one photo is turned, zoomed and shifted
+# (of a side) by. Of T photos 1/sqrt(T) of that: they show how a head moves in its frame.
+_ROTATION, _ZOOM, _SHIFT = 0.12, 0.06, 0.04
 
 
 def augment(
-    photo: np.ndarray, landmarks: np.ndarray, count: int, seed: int
+    photo: np.ndarray,
+    landmarks: np.ndarray,
+    count: int,
+    seed: int,
+    num_photos: int = 1,
 ) -> tuple[np.ndarray, np.ndarray]:
     """Warps one photo into `count` plausible others.
 
@@ -33,6 +39,7 @@ def augment(
       landmarks: float [68, 2], pixels of the photo.
       count: how many to make.
       seed: the same seed gives the same pictures.
+      num_photos: T, of the person; the more, the less the head moves in the frame.
 
     Returns:
       uint8 [count, S, S, 3], and their landmarks, float32 [count, 68, 2].
@@ -41,7 +48,7 @@ def augment(
     size = len(photo)
     photos, points = [], []
     for moved in _move(landmarks, seed, count):
-        matrix = _random_similarity(rng, size)
+        matrix = _random_similarity(rng, size, num_photos**-0.5)
         photos.append(_warp(photo, landmarks, moved, matrix))
         points.append(geometry.transform(moved, matrix))
     return (
@@ -71,14 +78,15 @@ def _move(landmarks, seed, count):
     return moved
 
 
-def _random_similarity(rng, size):
+def _random_similarity(rng, size, strength):
     """A small rotation, zoom and shift about the frame's centre. [2, 3]."""
-    angle, zoom = rng.normal(0, _ROTATION), np.exp(rng.normal(0, _ZOOM))
+    angle = strength * rng.normal(0, _ROTATION)
+    zoom = np.exp(strength * rng.normal(0, _ZOOM))
     linear = zoom * np.array(
         [[np.cos(angle), -np.sin(angle)], [np.sin(angle), np.cos(angle)]]
     )
     centre = np.full(2, (size - 1) / 2)
-    shift = centre - linear @ centre + rng.normal(0, _SHIFT * size, 2)
+    shift = centre - linear @ centre + strength * rng.normal(0, _SHIFT * size, 2)
     return np.concatenate([linear, shift[:, None]], 1)
 
 
@@ -133,8 +141,8 @@ def augment_all(
 ) -> tuple[np.ndarray, np.ndarray]:
     """About `count` warped pictures shared out over T photos, and the photos themselves.
 
-    The photos are repeated until they are a quarter of the result: what was really seen
-    weighs more than what was made of it.
+    The photos are repeated, for what was really seen weighs more than what was made of
+    it: until one is a quarter of the result, and three or more are half of it.
 
     Args:
       photos, landmarks: uint8 [T, S, S, 3], float [T, 68, 2].
@@ -145,10 +153,10 @@ def augment_all(
         return photos, landmarks
     share = -(-count // len(photos))
     made = [
-        augment(p, q, share, seed + t)
+        augment(p, q, share, seed + t, len(photos))
         for t, (p, q) in enumerate(zip(photos, landmarks))
     ]
-    repeats = max(1, share // 3)
+    repeats = max(1, min(share, count // 3))
     return (
         np.concatenate([np.repeat(photos, repeats, 0), *(p for p, _ in made)]),
         np.concatenate([np.repeat(landmarks, repeats, 0), *(q for _, q in made)]),
@@ -167,7 +175,7 @@ def augment_held_out(
     """
     shares = np.bincount(np.arange(count) * len(photos) // count)
     made = [
-        augment(photos[t], landmarks[t], share, seed + _HELD_OUT + t)
+        augment(photos[t], landmarks[t], share, seed + _HELD_OUT + t, len(photos))
         for t, share in enumerate(shares)
         if share
     ]

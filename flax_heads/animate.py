@@ -20,6 +20,7 @@ from data_pipeline.tracking import LandmarkTrack, track_video
 from data_pipeline.video import read_frames
 from data_pipeline.video_writer import VideoWriter
 from flax_heads.console import log
+from flax_heads.corrections import animate_corrected
 from flax_heads.figures import contact_sheet
 from flax_heads.talking_head import TalkingHead
 
@@ -35,6 +36,7 @@ def drive(
     output: str | os.PathLike,
     *,
     transfer: str = "relative",
+    corrections: int = 0,
     side_by_side: bool = False,
     limits: Limits | None = None,
     on_progress: Callable[[str, int, int | None], None] = lambda stage, n, total: None,
@@ -54,6 +56,8 @@ def drive(
       output: `.mp4` (needs PyAV), or `.gif` / `.webp` without sound.
       transfer: what of the driver moves the person, one of `TRANSFERS`; see
         `adapt_landmarks`.
+      corrections: how often each frame is drawn again where its face came out short of
+        the landmarks; see `corrections.animate_corrected`, which needs dlib.
       side_by_side: show source, driver and result next to each other.
       limits: what the driving video may ask for.
       on_progress: called with ("landmarks" or "frames", done, total or None).
@@ -94,7 +98,12 @@ def drive(
     sheet = _Sheet(len(points))
     video = None if is_track else driving
     crops = _driver_crops(video, boxes, points, head, limits)
-    composed = read_ahead(_compose(head, points, crops, side_by_side, sheet))
+    drawn = (
+        animate_corrected(head, points, corrections)
+        if corrections
+        else head.animate(points)
+    )
+    composed = read_ahead(_compose(head, drawn, crops, side_by_side, sheet))
     with contextlib.closing(composed) as frames:  # ends its threads, whatever happens
         if output.suffix.lower() == ".mp4":
             _write_video(output, frames, track, video, on_progress)
@@ -157,13 +166,13 @@ def adapt_landmarks(
     return face_model.transfer(sources, driver, relative=transfer == "relative")
 
 
-def _compose(head, points, crops, side_by_side, sheet) -> Iterator[np.ndarray]:
+def _compose(head, drawn, crops, side_by_side, sheet) -> Iterator[np.ndarray]:
     """Output frames: the result, or source | driver | result."""
     size = head.size
     scale = max(1, -(-_SMALLEST_OUTPUT // size))
     source = head.photos[0]
     with (
-        contextlib.closing(read_ahead(head.animate(points))) as results,
+        contextlib.closing(read_ahead(drawn)) as results,
         contextlib.closing(read_ahead(crops)) as drivers,
     ):
         for i, (result, driver) in enumerate(zip(results, drivers)):

@@ -161,6 +161,7 @@ def animate(arguments) -> None:
             arguments.driving,
             arguments.output,
             transfer=arguments.transfer,
+            corrections=arguments.corrections,
             side_by_side=arguments.side_by_side,
             limits=Limits.parse(arguments.limit),
             on_progress=show,
@@ -228,6 +229,7 @@ def evaluate(arguments) -> None:
         num_videos=arguments.videos,
         num_frames=arguments.frames,
         fine_tune_fields=arguments.fine_tune,
+        corrections=arguments.corrections,
         judges=make_judges(arguments.arcface, arguments.inception, arguments.lpips),
         seed=arguments.seed,
     )
@@ -243,6 +245,7 @@ def sweep(arguments) -> int:
     flags = [f"--videos={arguments.videos}", f"--frames={arguments.frames}"]
     flags += [f"--seed={arguments.seed}", f"--mode={arguments.mode}"]
     flags += [f"--transfer={arguments.transfer}"]
+    flags += [f"--corrections={arguments.corrections}"]
     flags += ["--variants", *arguments.variants]
     flags += ["--shots", *map(str, arguments.shots)]
     for name in ("data_dir", "arcface", "inception"):

@@ -24,9 +24,10 @@ from data_pipeline.outputs import whole_file
 from flax_heads import baselines, evaluation_report, metrics, recipe
 from flax_heads.animate import check_transfer
 from flax_heads.console import log, progress
+from flax_heads.corrections import animate_corrected
 from flax_heads.evaluation_data import MODES, Case, cross_cases, self_cases
 from flax_heads.meta_model import MetaModel, fine_tune, load_model
-from flax_heads.scores import Judges, describe, make_judges, score_video
+from flax_heads.scores import ORACLE, Judges, describe, make_judges, score_video
 
 VARIANTS = ("ff", "ft")
 
@@ -44,6 +45,7 @@ def evaluate_held_out(
     num_videos: int = 50,
     num_frames: int = 32,
     fine_tune_fields: Sequence[str] = (),
+    corrections: int = 0,
     judges: Judges | None = None,
     seed: int = 0,
 ) -> list[dict]:
@@ -65,6 +67,8 @@ def evaluate_held_out(
       num_videos: at most so many videos; of different people as far as they go.
       num_frames: hold-out frames of each video; in cross mode frames of the motion.
       fine_tune_fields: `field=value` in place of the config's `fine_tune.field`.
+      corrections: rounds of `corrections.animate_corrected`, shown beside the
+        fine-tuned frames without them; 0 shows none.
       judges: from `scores.make_judges`.
       seed: of the choice of frames (in self mode) and of fine-tuning.
 
@@ -102,6 +106,7 @@ def evaluate_held_out(
         "variants": list(variants),
         "frames_per_video": num_frames,
         "fine_tune": model.config.fine_tune.to_dict(),
+        "corrections": corrections or None,
         "judges": dict(judges.weights),
         "seed": seed,
     }
@@ -115,7 +120,9 @@ def evaluate_held_out(
         for count, ((t, i), path) in enumerate(paths.items(), start=1):
             if not path.exists():
                 landmarks = cases[i].wanted(t, transfer)
-                methods = draw(model, ff, cases[i], t, landmarks, variants, seed)
+                methods = draw(
+                    model, ff, cases[i], t, landmarks, variants, corrections, seed
+                )
                 _save(path, _score_all(methods, cases[i], landmarks, judges))
             show(count)
             if count % len(cases) == 0:  # all videos of this T
@@ -133,6 +140,7 @@ def draw(
     shots: int,
     landmarks: np.ndarray,
     variants: Sequence[str],
+    corrections: int,
     seed: int,
 ) -> Iterator[tuple[str, np.ndarray]]:
     """Each method's frames for landmarks [F, 68, 2]: (name, uint8 [F, H, W, 3]).
@@ -141,11 +149,15 @@ def draw(
     """
     photos, points = case.photos[:shots], case.photo_landmarks[:shots]
 
+    wanted = {"": landmarks} | ({ORACLE: case.landmarks} if case.driver else {})
+
     def drawn_by(name, model, **options):
         head = fine_tune(model, photos, points, seed=seed, **options)
-        yield name, np.stack(list(head.animate(landmarks)))
-        if case.driver:
-            yield f"{name}_oracle", np.stack(list(head.animate(case.landmarks)))
+        for suffix, faces in wanted.items():
+            yield f"{name}{suffix}", np.stack(list(head.animate(faces)))
+            if name == "ft" and corrections:
+                frames = animate_corrected(head, faces, corrections)
+                yield f"{name}_corrected{suffix}", np.stack(list(frames))
 
     yield "nearest", baselines.nearest_frame(photos, points, landmarks)
     yield "mean", baselines.mean_frame(photos, len(landmarks))

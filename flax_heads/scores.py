@@ -46,6 +46,8 @@ METHODS = {
     "before_ft_oracle": "before (oracle)",
     "ft": "fine-tuned",
     "ft_oracle": "fine-tuned (oracle)",
+    "ft_corrected": "fine-tuned, corrected",
+    "ft_corrected_oracle": "corrected (oracle)",
 }
 BASELINES = ("nearest", "mean", "warp")
 ORACLE = "_oracle"  # ends the names of methods that were given the true landmarks

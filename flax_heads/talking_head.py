@@ -28,7 +28,7 @@ from flax_heads.objectives import to_unit_range
 
 MAX_BYTES = 2**32  # of the arrays of a saved head
 _FORMAT = 1
-_BATCH = 8
+BATCH = 8  # frames drawn at once
 _MAX_PHOTOS = 10_000
 
 
@@ -117,10 +117,10 @@ class TalkingHead:
         """
         # One batch is drawn by the device while the next is prepared here.
         drawn, count = None, 0
-        for batch in _batches(landmarks, _BATCH):
+        for batch in _batches(landmarks, BATCH):
             rasters = [draw_raster(np.asarray(p), self.size, self.style) for p in batch]
             # Padded to the compiled batch: the last one must not compile anew.
-            rasters += rasters[-1:] * (_BATCH - len(batch))
+            rasters += rasters[-1:] * (BATCH - len(batch))
             frames = draw_frames(*self.on_device, np.stack(rasters))
             if drawn is not None:
                 yield from np.asarray(drawn)

@@ -1,6 +1,7 @@
 """Warped copies of a photo: pixels and landmarks move together."""
 
 import numpy as np
+import pytest
 
 from data_pipeline import geometry, synthetic
 from data_pipeline.augment import _warp, augment, augment_all
@@ -51,13 +52,23 @@ def test_poses_vary_and_stay_plausible():
     assert np.isfinite(points).all() and (np.abs(points - 48) < 96).all()
 
 
-def test_photos_are_a_quarter_of_the_whole():
-    photos = np.stack([PHOTO, PHOTO[:, ::-1]])
-    landmarks = np.stack([LANDMARKS, LANDMARKS])
+@pytest.mark.parametrize("num_photos, share", [(1, 1 / 4), (2, 2 / 5), (4, 1 / 2)])
+def test_one_photo_is_a_quarter_of_the_whole_and_many_are_half(num_photos, share):
+    photos = np.stack([np.roll(PHOTO, t, axis=1) for t in range(num_photos)])
+    landmarks = np.repeat(LANDMARKS[None], num_photos, axis=0)
     pictures, points = augment_all(photos, landmarks, 12, seed=0)
-    assert len(pictures) == len(points) == 16
+    assert len(pictures) == len(points) == 12 / (1 - share)
     originals = [(p == photos).all((1, 2, 3)).any() for p in pictures]
-    assert sum(originals) == 4
+    assert sum(originals) == share * len(pictures)
+
+
+def test_of_more_photos_the_head_stays_nearer_to_its_place():
+    def distances(num_photos):
+        _, points = augment(PHOTO, LANDMARKS, 32, seed=0, num_photos=num_photos)
+        centres = points.mean(1) - LANDMARKS.mean(0)
+        return np.linalg.norm(centres, axis=-1).mean()
+
+    assert distances(16) < distances(4) < distances(1)
 
 
 def test_none_wanted_none_made():
