@@ -18,6 +18,7 @@ _COLORS = {
     "ff": "#d1783c",
     "before_ft": "#8d6bb0",
     "ft": "#2a7f4f",
+    "ft_corrected": "#74b816",
 }
 _PEOPLE_METRICS = ("l1", "ssim", "csim_dlib", "nme")
 

@@ -30,7 +30,7 @@ def _alone(model, person, **options):
 
 def _assert_same_head(a, b):
     # Another order of summing, which Adam enlarges where a second moment is nearly zero.
-    tiny.assert_leaves_near(a.params, b.params, 1e-3)
+    tiny.assert_leaves_near(a.params, b.params, 2e-3)
     tiny.assert_leaves_near(a.psi, b.psi, 1e-3)
     assert a.style == b.style
     measured = {"held_out_l1": 0, "checks": 0}
