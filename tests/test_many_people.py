@@ -20,8 +20,11 @@ from tests import tiny
 
 @pytest.fixture(scope="module")
 def model():
-    """The smallest model, as if it had been loaded."""
-    return tiny.make_model(num_iterations=4, check_every=1, patience=1, augmentations=2)
+    """The smallest model, as if it had been loaded.
+
+    Of two warped pictures rounding decides, with JAX 0.10, what one person learns.
+    """
+    return tiny.make_model(num_iterations=4, check_every=1, patience=1, augmentations=4)
 
 
 def _alone(model, person, **options):
@@ -45,9 +48,8 @@ def _assert_same_head(a, b):
 def test_a_person_among_others_becomes_the_same_head_as_alone(model):
     """Side by side on each of four devices: own Adam, averages, norms and warps."""
     assert jax.local_device_count() == 4
-    # One group of eight, of whom five are copies. (Rounding decides what becomes of
-    # person 2, from the first iteration on, with JAX 0.10: not the others.)
-    people = {f"p{seed}": tiny.make_person(seed, 1) for seed in (0, 1, 3)}
+    # One group of eight, of whom five are copies.
+    people = {f"p{seed}": tiny.make_person(seed, 1) for seed in range(3)}
     heads = dict(fine_tune_many(model, people.items(), seed=3, per_device=2))
     assert set(heads) == set(people)
     for name, person in people.items():
