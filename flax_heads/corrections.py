@@ -6,13 +6,12 @@ dlib finds on the drawn face tells by how much; the raster then asks for more.
 
 from __future__ import annotations
 
-import itertools
 from collections.abc import Iterable, Iterator
 
 import numpy as np
 
 from data_pipeline.landmarks import MAX_SPREAD, refine_landmarks
-from flax_heads.talking_head import BATCH, TalkingHead
+from flax_heads.talking_head import BATCH, TalkingHead, batches
 
 # Share of what is missing that a round asks for: of the outline and the brows half as
 # much, whose places dlib knows less surely and whose noise would move the whole head.
@@ -35,8 +34,7 @@ def animate_corrected(
     Raises:
       InputError: dlib or its models are not installed.
     """
-    iterator = iter(landmarks)
-    while batch := list(itertools.islice(iterator, BATCH)):
+    for batch in batches(landmarks, BATCH):
         wanted = np.stack(batch).astype(np.float32)
         asked = wanted
         frames = np.stack(list(head.animate(asked)))

@@ -117,7 +117,7 @@ class TalkingHead:
         """
         # One batch is drawn by the device while the next is prepared here.
         drawn, count = None, 0
-        for batch in _batches(landmarks, BATCH):
+        for batch in batches(landmarks, BATCH):
             rasters = [draw_raster(np.asarray(p), self.size, self.style) for p in batch]
             # Padded to the compiled batch: the last one must not compile anew.
             rasters += rasters[-1:] * (BATCH - len(batch))
@@ -303,7 +303,8 @@ def check_output(path: str | pathlib.Path) -> None:
         )
 
 
-def _batches(items: Iterable[Any], size: int) -> Iterator[list[Any]]:
+def batches(items: Iterable[Any], size: int) -> Iterator[list[Any]]:
+    """Lists of `size` items, the last perhaps shorter, as the items come."""
     iterator = iter(items)
     while batch := list(itertools.islice(iterator, size)):
         yield batch

@@ -47,7 +47,12 @@ def test_no_motion_is_the_photo_itself():
 def test_poses_vary_and_stay_plausible():
     _, points = augment(PHOTO, LANDMARKS, 16, seed=0)
     eyes = geometry.inter_ocular(points)
-    assert eyes.std() > 0.2
+    assert eyes.std() > 0.4
+    nose = (points[:, 30] - points[:, 27]) / eyes[:, None]
+    assert nose[:, 0].std() > 0.04  # turned
+    assert nose[:, 1].std() > 0.01  # nodding
+    mouth = np.linalg.norm(points[:, 62] - points[:, 66], axis=1) / eyes
+    assert mouth.std() > 0.03
     assert (eyes > 0.6 * geometry.inter_ocular(LANDMARKS)).all()
     assert np.isfinite(points).all() and (np.abs(points - 48) < 96).all()
 
