@@ -149,7 +149,7 @@ def augment_all(
         augment(p, q, share, seed + t)
         for t, (p, q) in enumerate(zip(photos, landmarks))
     ]
-    repeats = max(1, min(share, count // 3))
+    repeats = min(share, -(-count // 3))
     return (
         np.concatenate([np.repeat(photos, repeats, 0), *(p for p, _ in made)]),
         np.concatenate([np.repeat(landmarks, repeats, 0), *(q for _, q in made)]),

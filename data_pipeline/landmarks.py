@@ -241,7 +241,7 @@ def face_chip(
 def _predict(
     image: np.ndarray, centre: np.ndarray, half: float, roll: float
 ) -> tuple[np.ndarray, float, np.ndarray]:
-    dlib, predictor = _dlib(), _predictor()
+    dlib, predictor = _dlib(), load_predictor()
     reach = half * _CHIP_SIDE / _CHIP_BOX
     chip = face_chip(image, centre, reach, roll, _CHIP_SIDE)
     middle = (_CHIP_SIDE - 1) / 2
@@ -292,7 +292,8 @@ def model_path(name: str) -> pathlib.Path:
 
 
 @functools.cache
-def _predictor():
+def load_predictor():
+    """dlib's 68-point model. Raises InputError where it or dlib is missing."""
     return _dlib().shape_predictor(str(model_path(_SHAPE_MODEL)))
 
 

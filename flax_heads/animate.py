@@ -13,6 +13,7 @@ from PIL import Image
 from data_pipeline import face_model, geometry
 from data_pipeline.errors import InputError
 from data_pipeline.images import Limits
+from data_pipeline.landmarks import load_predictor
 from data_pipeline.outputs import whole_file
 from data_pipeline.raster import draw_raster
 from data_pipeline.read_ahead import read_ahead
@@ -67,9 +68,11 @@ def drive(
 
     Raises:
       InputError: the driver cannot be read or shows no face; the output is of another
-        kind, or the driver itself; no such `transfer`.
+        kind, or the driver itself; no such `transfer`; corrections without dlib.
     """
     check_transfer(transfer)
+    if corrections:
+        load_predictor()  # before all the work, where it is missing
     output = pathlib.Path(output)
     if output.suffix.lower() not in (".mp4", *_PICTURES):
         raise InputError(f"{output}: write to .mp4, .gif or .webp", "output")

@@ -162,7 +162,7 @@ def _parser() -> argparse.ArgumentParser:
     _add_dtype(p)
     _add_limits(p)
     _add_transfer(p, "relative")
-    _add_corrections(p)
+    _add_corrections(p, "frames are ")
 
     p = command("export", commands.export, "A model or a head for other frameworks.")
     p.add_argument("--to", required=True, choices=("torch", "file", "stablehlo"))
@@ -263,15 +263,15 @@ def _add_transfer(p, default, when=""):
     )
 
 
-def _add_corrections(p, when=""):
+def _add_corrections(p, which):
     p.add_argument(
         "--corrections",
         type=_at_least(0),
         default=0,
         metavar="ROUNDS",
-        help=f"{when}frames of a fine-tuned head drawn again, so often, where dlib finds "
-        "that the face fell short of its landmarks, as mouths do that open too little; "
-        "2 brings most of it; default: 0",
+        help=f"{which}drawn again, so often, where dlib finds that the face fell short of "
+        "its landmarks, as mouths do that open too little; 2 brings most of it; needs "
+        "dlib; default: 0",
     )
 
 
@@ -294,7 +294,7 @@ def _add_evaluation_flags(p) -> None:
         "needs rendered people",
     )
     _add_transfer(p, "absolute", "in cross mode, ")
-    _add_corrections(p, "also shown: ")
+    _add_corrections(p, "also shown: frames of the fine-tuned heads ")
     p.add_argument(
         "--data-dir",
         help="prepared data, or 'synthetic': people rendered for this; default: the "

@@ -21,7 +21,7 @@ import numpy as np
 
 from data_pipeline.errors import InputError
 from data_pipeline.outputs import whole_file
-from flax_heads import baselines, evaluation_report, metrics, recipe
+from flax_heads import baselines, evaluation_report, integrity, metrics, recipe
 from flax_heads.animate import check_transfer
 from flax_heads.console import log, progress
 from flax_heads.corrections import animate_corrected
@@ -78,11 +78,17 @@ def evaluate_held_out(
 
     Raises:
       InputError: no model, no held-out people, videos with too few frames, people
-        without a truth in cross mode, or another evaluation in `output`.
+        without a truth in cross mode, corrections of no fine-tuned frames, or another
+        evaluation in `output`.
     """
     if mode not in MODES:
         raise InputError(f"mode {mode!r}: expected {' or '.join(MODES)}", "arguments")
     check_transfer(transfer)
+    if corrections and "ft" not in variants:
+        raise InputError(
+            "corrections: only fine-tuned frames are corrected; add ft to --variants",
+            "arguments",
+        )
     judges = judges or make_judges()
     model = _with_fine_tuning(load_model(workdir), fine_tune_fields)
     ff = load_model(ff_model) if ff_model else None
@@ -109,6 +115,7 @@ def evaluate_held_out(
         "corrections": corrections or None,
         "judges": dict(judges.weights),
         "seed": seed,
+        "code": [integrity.code_version()],
     }
     output = pathlib.Path(output)
     done = _open_scores(output, settings)
@@ -145,7 +152,8 @@ def draw(
 ) -> Iterator[tuple[str, np.ndarray]]:
     """Each method's frames for landmarks [F, 68, 2]: (name, uint8 [F, H, W, 3]).
 
-    Where another person drives, also what becomes of the true landmarks.
+    Where another person drives, also what becomes of the true landmarks; with
+    `corrections`, also the fine-tuned frames after so many rounds.
     """
     photos, points = case.photos[:shots], case.photo_landmarks[:shots]
 
@@ -215,13 +223,21 @@ def _score_all(methods, case: Case, wanted, judges) -> dict[str, np.ndarray]:
 
 
 def _open_scores(output: pathlib.Path, settings: dict[str, Any]) -> pathlib.Path:
-    """The folder of finished scores, which belong to these settings and no others."""
+    """The folder of finished scores, which belong to these settings and no others.
+
+    Those of other versions of the code are kept, and `settings` names all versions.
+    """
     folder, path = output / "scores", output / "settings.json"
     folder.mkdir(parents=True, exist_ok=True)
-    text = json.dumps(settings, indent=2) + "\n"
     if path.exists():
         before = json.loads(path.read_text())
-        differing = [k for k, v in json.loads(text).items() if before.get(k) != v]
+        code = before.pop("code", [])
+        others = [version for version in code if version not in settings["code"]]
+        if others:
+            log.warning("%s: some scores are of another version of the code", output)
+        settings["code"] = others + settings["code"]
+        asked = json.loads(json.dumps(settings))
+        differing = [k for k in asked if k != "code" and before.get(k) != asked[k]]
         if differing:
             raise InputError(
                 f"{output}: holds an evaluation with other settings "
@@ -229,7 +245,7 @@ def _open_scores(output: pathlib.Path, settings: dict[str, Any]) -> pathlib.Path
                 reason="other_evaluation",
             )
     with whole_file(path) as part:
-        part.write_text(text)
+        part.write_text(json.dumps(settings, indent=2) + "\n")
     return folder
 
 

@@ -107,6 +107,12 @@ def as_markdown(report: dict[str, Any]) -> str:
         f"{in_loss} in the training loss. Fréchet distances depend on n: compare equal "
         "ones only.",
     ]
+    if rounds := report["corrections"]:
+        lines += [
+            "",
+            f"Corrected: each frame drawn {rounds + 1} times, the raster asking for more "
+            "where dlib found the face short of its landmarks; the same dlib judges them.",
+        ]
     if report["mode"] == "cross":
         lines += _about_drivers(report)
     lines += [

@@ -12,7 +12,6 @@ import numpy as np
 from PIL import Image
 
 from data_pipeline.outputs import whole_file
-from flax_heads import integrity
 from flax_heads.console import log
 from flax_heads.evaluation_markdown import PAPER, PAPER_COLUMNS, as_markdown
 from flax_heads.figures import contact_sheet
@@ -49,7 +48,6 @@ def write(
     results = _summary(settings, scores, per_video)
     face_id_in_loss = bool(config["perceptual"].get("face_id"))
     report = {
-        "code": integrity.code_version(),
         **settings,
         "config": config,
         "csim_dlib_network_in_loss": face_id_in_loss,

@@ -3,6 +3,7 @@
 import dataclasses
 import itertools
 import logging
+import sys
 import threading
 
 import numpy as np
@@ -10,12 +11,13 @@ import pytest
 from PIL import Image
 
 from data_pipeline import face_model, synthetic
+from data_pipeline import landmarks as lm
 from data_pipeline.errors import InputError
 from data_pipeline.images import Limits
 from data_pipeline.raster import RasterStyle
 from data_pipeline.read_ahead import read_ahead
 from data_pipeline.tracking import LandmarkTrack
-from flax_heads import cli
+from flax_heads import animate, cli
 from flax_heads.animate import (
     TRANSFERS,
     adapt_landmarks,
@@ -127,6 +129,42 @@ def test_video_driver_keeps_its_sound(head, tmp_path):
         InputError, match=r"driver.mp4: 10 frames .* the limit \(5 frames"
     ):
         drive(head, driver, output, limits=Limits(max_frames=5))
+
+
+def test_corrections_reach_the_frames(head, track, tmp_path, monkeypatch):
+    pytest.importorskip("dlib")
+    track.save(tmp_path / "track.npz")
+    asked = []
+
+    def recorded(head, landmarks, rounds):
+        asked.append((landmarks, rounds))
+        return (255 - frame for frame in head.animate(landmarks))
+
+    monkeypatch.setattr(animate, "animate_corrected", recorded)
+    for name, corrections in (("plain.webp", 0), ("corrected.webp", 2)):
+        output = tmp_path / name
+        drive(head, tmp_path / "track.npz", output, corrections=corrections)
+    ((landmarks, rounds),) = asked
+    _, in_crop = crop_track(track, SIZE)
+    wanted = adapt_landmarks(head.landmarks, in_crop, "relative")
+    np.testing.assert_array_equal(landmarks, wanted)
+    assert rounds == 2
+    plain, corrected = (
+        np.asarray(Image.open(tmp_path / name).convert("RGB"), float)
+        for name in ("plain.webp", "corrected.webp")
+    )
+    assert np.abs(255 - plain - corrected).mean() < 5 < np.abs(plain - corrected).mean()
+
+
+def test_corrections_without_dlib_are_refused_before_any_work(
+    head, tmp_path, monkeypatch
+):
+    monkeypatch.setitem(sys.modules, "dlib", None)
+    lm._dlib.cache_clear()
+    lm.load_predictor.cache_clear()
+    missing = tmp_path / "missing.npz"
+    with pytest.raises(InputError, match=r"dlib.* is missing"):
+        drive(head, missing, tmp_path / "out.webp", corrections=1)
 
 
 def test_webp_without_pyav(head, track, tmp_path, monkeypatch):

@@ -175,8 +175,8 @@ def test_the_whole_path_from_a_photograph_to_a_video(tmp_path):
         d: tmp_path / f"{d.suffix[1:]}.mp4" for d in (driver, tmp_path / "track.npz")
     }
     animating = [
-        start("animate", "--head", head, "-d", driving, "-o", output, "--corrections=1")
-        for driving, output in outputs.items()
+        start("animate", "--head", head, "-d", driving, "-o", output, *more)
+        for more, (driving, output) in zip([["--corrections=1"], []], outputs.items())
     ]
     for process, output in zip(animating, outputs.values()):
         assert "12 frames" in finish(process)

@@ -19,6 +19,8 @@ SETTINGS = {
     "size": 64,
     "shots": [1, 8],
     "frames_per_video": 4,
+    "corrections": None,
+    "code": [{"source": "abc"}],
 }
 
 
@@ -169,7 +171,7 @@ def test_plots_are_drawn(tmp_path):
         assert (tmp_path / name).stat().st_size > 5_000
 
 
-def test_finished_scores_are_kept_and_other_settings_refused(tmp_path):
+def test_finished_scores_are_kept_and_other_settings_refused(tmp_path, caplog):
     """What has been scored is not scored again; it belongs to its settings."""
     folder = evaluate._open_scores(tmp_path, SETTINGS)
     evaluate._save(folder / "T1_00000.npz", {"values/ft/l1": np.arange(4.0)})
@@ -178,4 +180,8 @@ def test_finished_scores_are_kept_and_other_settings_refused(tmp_path):
     np.testing.assert_array_equal(loaded["values/ft/l1"], np.arange(4.0))
     with pytest.raises(InputError, match=r"other settings \(shots\).*--output"):
         evaluate._open_scores(tmp_path, SETTINGS | {"shots": [1]})
+    later = SETTINGS | {"code": [{"source": "def"}]}
+    evaluate._open_scores(tmp_path, later)
+    assert later["code"] == [{"source": "abc"}, {"source": "def"}]  # both are named
+    assert "another version of the code" in caplog.text
     shutil.rmtree(tmp_path / "scores")

@@ -78,11 +78,13 @@ def test_jobs_for_a_cluster(capsys, tmp_path):
     """A line for each model; a variant of fine-tuning alone shares the base's."""
     argv = ["sweep", "--config=configs/synthetic.py:smoke", "--print-commands"]
     argv += ["--sweep", "ff", "base", "random_psi", "--shots", "1", "8"]
+    argv += ["--corrections", "2"]
     assert cli.main([*argv, f"--workdir={tmp_path}/a b", "--config.seed=3"]) == 0
     lines = capsys.readouterr().out.splitlines()
     ff, base = ([shlex.split(c) for c in line.split(" && ")] for line in lines)
     assert f"--workdir={tmp_path}/a b/ff" in ff[0] and "--config.seed=3" in ff[0]
     assert ff[1][ff[1].index("--shots") :] == ["--shots", "1", "8"]
+    assert "--corrections=2" in ff[1] and "--corrections=2" in base[2]
     assert "flax_heads.train" in base[0] and "--fine-tune" not in base[1]
     assert base[2][-2:] == ["--fine-tune", "random_psi=True"]
     assert len(ff) == 2 and len(base) == 3

@@ -346,9 +346,11 @@ def test_cross_reenactment_is_scored_against_the_truth_and_goes_on(
 ):
     pytest.importorskip("dlib")
     options = {"mode": "cross", "shots": (2,), "num_videos": 2, "num_frames": 2}
-    options["variants"] = ["ff"]
+    options["fine_tune_fields"] = ["num_iterations=1"]
+    options |= {"variants": ["ft"], "corrections": 1}
     rows = evaluate_held_out(run[0], tmp_path, **options)
-    methods = ["nearest", "mean", "warp", "warp_oracle", "ff", "ff_oracle"]
+    methods = ["nearest", "mean", "warp", "warp_oracle", "ft", "ft_oracle"]
+    methods += ["ft_corrected", "ft_corrected_oracle"]
     assert [row["method"] for row in rows] == methods
     report = json.loads((tmp_path / "report.json").read_text())
     drivers = report["data"]["drivers"]
@@ -371,6 +373,8 @@ def test_cross_reenactment_is_scored_against_the_truth_and_goes_on(
     for other in ({"transfer": "none"}, {"mode": "self"}):
         with pytest.raises(InputError, match="other settings"):
             evaluate_held_out(run[0], tmp_path, **options | other)
+    with pytest.raises(InputError, match="add ft to --variants"):
+        evaluate_held_out(run[0], tmp_path, **options | {"variants": ["ff"]})
 
 
 def test_a_model_of_the_ff_variant_stands_beside(run, tmp_path):
