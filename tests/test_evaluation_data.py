@@ -6,7 +6,7 @@ import pytest
 from data_pipeline import reenactment, synthetic
 from data_pipeline.errors import InputError
 from data_pipeline.synthetic_person import person_seed
-from flax_heads import evaluation_data, metrics
+from flax_heads import evaluate, evaluation_data, metrics, scores
 from tests import tiny
 
 COUNTS = {"num_photos": 2, "num_frames": 3, "num_videos": 2}
@@ -61,6 +61,20 @@ def test_another_drivers_landmarks_are_adapted(cross):
         error = metrics.normalized_mean_error(adapted, case.landmarks).mean()
         as_it_is = metrics.normalized_mean_error(case.driving, case.landmarks).mean()
         assert error < as_it_is
+
+
+def test_every_way_of_drawing_has_a_name_and_a_colour(cross):
+    pytest.importorskip("dlib")
+    plots = pytest.importorskip("flax_heads.evaluation_plots", exc_type=ImportError)
+    model = tiny.make_model(num_iterations=0)
+    landmarks = cross[0].wanted(2, "absolute")
+    drawn = dict(
+        evaluate.draw(model, model, cross[0], 2, landmarks, ["ff", "ft"], 1, seed=0)
+    )
+    assert set(drawn) == set(scores.METHODS)
+    assert {name.removesuffix(scores.ORACLE) for name in drawn} == set(plots._COLORS)
+    for frames in drawn.values():
+        assert frames.shape == cross[0].frames.shape and frames.dtype == np.uint8
 
 
 def test_self_cases_render_as_many_frames_as_are_needed(model):
