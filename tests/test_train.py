@@ -313,13 +313,13 @@ def test_evaluation_goes_on_where_it_was(run, tmp_path, monkeypatch):
     pytest.importorskip("dlib")
     options = {"shots": (1, 2), "num_videos": 2, "num_frames": 2}
     options["fine_tune_fields"] = ["num_iterations=1"]
-    options["corrections"] = 1
+    options |= {"variants": ["ft"], "corrections": 1}
     rows = evaluate_held_out(run[0], tmp_path / "a", **options)
-    assert len(rows) == 12  # six methods, two T
-    assert rows[5]["method"] == "ft_corrected"
+    assert len(rows) == 10  # five methods, two T
+    assert rows[4]["method"] == "ft_corrected"
     report = json.loads((tmp_path / "a" / "report.json").read_text())
     assert report["results"] == rows and report["fine_tune"]["num_iterations"] == 1
-    assert len(report["per_video"]) == 24 and report["data"]["sha256"]
+    assert len(report["per_video"]) == 20 and report["data"]["sha256"]
     assert (tmp_path / "a" / "grid.png").exists()
 
     draw, calls = evaluate.draw, []
