@@ -31,7 +31,7 @@ from flax_heads.early_stopping import describe
 from flax_heads.meta_model import fine_tune, load_model
 
 DRIVERS = {"talk": 5, "look": 12, "expressive": 21}  # motion -> the driver's seed
-_MOST_ITERATIONS = 100  # of fine-tuning
+_MOST_ITERATIONS = 75  # of fine-tuning: under three minutes on two slow cores
 _DRIVER_FRAMES = 75
 _DRIVER_SIZE = 192
 _FPS = 25
