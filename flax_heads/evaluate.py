@@ -231,11 +231,6 @@ def _open_scores(output: pathlib.Path, settings: dict[str, Any]) -> pathlib.Path
     folder.mkdir(parents=True, exist_ok=True)
     if path.exists():
         before = json.loads(path.read_text())
-        code = before.pop("code", [])
-        others = [version for version in code if version not in settings["code"]]
-        if others:
-            log.warning("%s: some scores are of another version of the code", output)
-        settings["code"] = others + settings["code"]
         asked = json.loads(json.dumps(settings))
         differing = [k for k in asked if k != "code" and before.get(k) != asked[k]]
         if differing:
@@ -244,6 +239,10 @@ def _open_scores(output: pathlib.Path, settings: dict[str, Any]) -> pathlib.Path
                 f"({', '.join(differing)}); choose a new --output, or delete it",
                 reason="other_evaluation",
             )
+        others = [v for v in before.get("code", []) if v not in settings["code"]]
+        if others:
+            log.warning("%s: some scores are of another version of the code", output)
+        settings["code"] = others + settings["code"]
     with whole_file(path) as part:
         part.write_text(json.dumps(settings, indent=2) + "\n")
     return folder

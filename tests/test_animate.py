@@ -168,8 +168,6 @@ def test_corrections_without_dlib_are_refused_before_any_work(
 
 
 def test_webp_without_pyav(head, track, tmp_path, monkeypatch):
-    import sys
-
     track.save(tmp_path / "track.npz")
     monkeypatch.setitem(sys.modules, "av", None)
     drive(head, tmp_path / "track.npz", tmp_path / "out.webp")

@@ -57,6 +57,16 @@ def test_poses_vary_and_stay_plausible():
     assert np.isfinite(points).all() and (np.abs(points - 48) < 96).all()
 
 
+def test_the_head_stays_near_its_place():
+    """Of heads that turn and wander more, backgrounds learn to follow the face."""
+    _, points = augment(PHOTO, LANDMARKS, 16, seed=0)
+    away = np.linalg.norm(points.mean(1) - LANDMARKS.mean(0), axis=-1)
+    assert 2 < away.mean() < 5.5
+    eyes = points[:, 42:48].mean(1) - points[:, 36:42].mean(1)
+    roll = np.degrees(np.arctan2(eyes[:, 1], eyes[:, 0]))
+    assert 1.5 < roll.std() < 4.5
+
+
 @pytest.mark.parametrize("num_photos, share", [(1, 1 / 4), (2, 2 / 5), (4, 1 / 2)])
 def test_one_photo_is_a_quarter_of_the_whole_and_many_are_half(num_photos, share):
     photos = np.stack([np.roll(PHOTO, t, axis=1) for t in range(num_photos)])

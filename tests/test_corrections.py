@@ -34,9 +34,10 @@ class _Sluggish:
     def animate(self, landmarks):
         self.calls += 1
         asked = np.stack(list(landmarks))
-        upper, lower = asked[:, 61:64], asked[:, [67, 66, 65]]
-        asked[:, 61:64] = np.minimum(upper, lower)
-        asked[:, [67, 66, 65]] = np.maximum(upper, lower)
+        upper, lower = asked[:, [61, 62, 63]], asked[:, [67, 66, 65]]
+        crossed = upper[..., 1:] > lower[..., 1:]
+        asked[:, [61, 62, 63]] = np.where(crossed, lower, upper)
+        asked[:, [67, 66, 65]] = np.where(crossed, upper, lower)
         points = self.rest[0] + self.share * (asked - self.rest[0])
         yield from baselines.piecewise_affine_warp(self.photos, self.rest, points)
 
