@@ -28,7 +28,8 @@ def animate_corrected(
 
     Args:
       head: whom to draw.
-      landmarks: float [68, 2] each, in pixels of the head's crop: where they should be.
+      landmarks: float [68, 2] each, in pixels of the head's crop: where dlib should find
+        them. A renderer's exact ones lie elsewhere: frames get worse by them.
       rounds: of corrections; two bring most of what can be had.
 
     Yields:

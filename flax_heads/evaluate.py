@@ -27,7 +27,7 @@ from flax_heads.console import log, progress
 from flax_heads.corrections import animate_corrected
 from flax_heads.evaluation_data import MODES, Case, cross_cases, self_cases
 from flax_heads.meta_model import MetaModel, fine_tune, load_model
-from flax_heads.scores import ORACLE, Judges, describe, make_judges, score_video
+from flax_heads.scores import ORACLE, Judges, judge_truth, make_judges, score_video
 
 VARIANTS = ("ff", "ft")
 
@@ -201,22 +201,19 @@ def _with_fine_tuning(model: MetaModel, fields: Sequence[str]) -> MetaModel:
 
 def _score_all(methods, case: Case, wanted, judges) -> dict[str, np.ndarray]:
     """All of one video's numbers, and its pictures for the grid, as flat arrays."""
-    frames, landmarks = case.frames, case.landmarks
-    truth_features = describe(frames, landmarks, judges)
-    arrays = {"source": case.photos[0], "truth": frames[0]}
+    truth = judge_truth(case.frames, case.landmarks, judges)
+    arrays = {"source": case.photos[0], "truth": truth.frames[0]}
     if case.driver:
         arrays["driver"] = case.driver_frame
-        arrays["transfer"] = metrics.normalized_mean_error(wanted, landmarks)
-    arrays |= {f"features/truth/{name}": f for name, f in truth_features.items()}
+        arrays["transfer"] = metrics.normalized_mean_error(wanted, case.landmarks)
+    arrays |= {f"features/truth/{name}": f for name, f in truth.features.items()}
     for method, drawn in methods:
-        values, features, seconds = score_video(
-            drawn, frames, landmarks, truth_features, judges
-        )
+        values, features, seconds = score_video(drawn, truth, judges)
         arrays[f"example/{method}"] = drawn[0]
         arrays |= {f"values/{method}/{name}": v for name, v in values.items()}
         arrays |= {f"features/{method}/{name}": f for name, f in features.items()}
         arrays |= {
-            f"seconds/{method}/{name}": np.float64(s / len(frames))
+            f"seconds/{method}/{name}": np.float64(s / len(drawn))
             for name, s in seconds.items()
         }
     return arrays

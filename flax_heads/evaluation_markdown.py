@@ -100,9 +100,10 @@ def as_markdown(report: dict[str, Any]) -> str:
     lines += [
         "",
         "Bold: the best of its T. 95 % intervals (bootstrap over videos) are in "
-        "`report.json`. L1 of frames in [0, 1]; landmark error: of dlib's points over "
-        "the distance between the eyes, of the frames in which it finds a face; "
-        "flicker and jitter: of the error, between frames in order of time. "
+        "`report.json`. L1 of frames in [0, 1]; landmark error: from dlib's points in "
+        "the true frame to those in the drawn one, over the distance between the eyes, "
+        "where it finds a face in both; flicker and jitter: of the error, between "
+        "frames in order of time. "
         f"CSIM (dlib) is dlib's descriptor, not the paper's recogniser; its network "
         f"{in_loss} in the training loss. Fréchet distances depend on n: compare equal "
         "ones only.",
