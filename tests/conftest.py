@@ -36,6 +36,12 @@ def samples() -> pathlib.Path:
     return SAMPLES
 
 
+def pytest_collection_modifyitems(items):
+    """The longest files first: at the end one worker would wait for another."""
+    longest = ("test_train.py", "test_sweep.py")
+    items.sort(key=lambda item: item.path.name not in longest)
+
+
 @pytest.fixture(autouse=True, scope="module")
 def _forget_compiled_programs():
     """Those of all modules together would fill a laptop's memory."""

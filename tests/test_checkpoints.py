@@ -117,9 +117,11 @@ def test_no_checkpoint_is_none(tmp_path):
     assert not list(tmp_path.iterdir())
 
 
-@pytest.mark.parametrize("damage", ["cut", "flipped"])
-def test_a_step_with_any_damaged_file_is_noticed(two_steps, tmp_path, damage):
-    """Of each file in turn: either it does not matter, or the step before is used."""
+def test_a_step_with_any_damaged_file_is_noticed(two_steps, tmp_path):
+    """Of each file in turn: either it does not matter, or the step before is used.
+
+    One is cut in half, of the next a bit is flipped.
+    """
     files = [
         path.relative_to(two_steps)
         for path in sorted((two_steps / "checkpoints" / "2").rglob("*"))
@@ -130,7 +132,7 @@ def test_a_step_with_any_damaged_file_is_noticed(two_steps, tmp_path, damage):
         workdir = tmp_path / str(i)
         shutil.copytree(two_steps, workdir)
         path = workdir / file
-        if damage == "cut":
+        if i % 2:
             os.truncate(path, path.stat().st_size // 2)
         else:
             _flip(path, 4 * path.stat().st_size)  # the middle
