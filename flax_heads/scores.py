@@ -157,7 +157,7 @@ def judge_truth(frames: np.ndarray, landmarks: np.ndarray, judges: Judges) -> Tr
     """Looks at the true frames with the eyes that will look at the drawn ones.
 
     dlib finds rendered faces' landmarks in other places than the renderer's, by 0.05 to
-    0.08 of the eyes' distance: against exact ones, no drawing could score better.
+    0.08 of the eyes' distance: against exact ones the truth itself would score that.
 
     Args:
       frames: uint8 [F, H, W, 3].

@@ -37,9 +37,9 @@ def samples() -> pathlib.Path:
 
 
 def pytest_collection_modifyitems(items):
-    """The longest files first: at the end one worker would wait for another."""
-    longest = ("test_train.py", "test_sweep.py")
-    items.sort(key=lambda item: item.path.name not in longest)
+    """Long files of the alphabet's end first: one worker would wait for another there."""
+    long = ("test_train.py", "test_sweep.py")
+    items.sort(key=lambda item: item.path.name not in long)
 
 
 @pytest.fixture(autouse=True, scope="module")
