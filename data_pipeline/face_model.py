@@ -29,7 +29,7 @@ _CHUNK = 40  # frames that are solved at once: memory
 _ALIKE = 0.1  # radians that count as much as the usual difference of two expressions
 _LIPS = 0.05  # decimetres between the lips that count so
 _UPPER_LIP, _LOWER_LIP = slice(61, 64), slice(65, 68)  # inner
-_TOWARDS_PHOTOS = 1 / 3
+_TOWARDS_PHOTOS = 1 / 3  # down the frame
 _POSE = 6  # turn (3), logarithm of the scale, place (2)
 
 
@@ -77,7 +77,8 @@ def transfer(sources: np.ndarray, driver: np.ndarray, *, relative: bool) -> np.n
       relative: whether only what changes in the driver's face and pose is taken, on
         from the photo that is most like one of the driver's frames. Otherwise pose and
         expression are the driver's as they are, and so is the head's place in the crop,
-        but for a third of the way to where the photos have it.
+        but for a third of the way up or down to where the photos have it: sideways a
+        place says how the head was turned, not whose it is.
 
     Returns:
       float32 [F, 68, 2], in pixels of the person's crops.
@@ -100,7 +101,8 @@ def transfer(sources: np.ndarray, driver: np.ndarray, *, relative: bool) -> np.n
     else:
         larger = np.exp(np.log(person.scale).mean() - np.log(faces.scale).mean())
         shift = _TOWARDS_PHOTOS * (person.place.mean(0) - faces.place.mean(0))
-        moved = moved._replace(scale=faces.scale * larger, place=faces.place + shift)
+        place = faces.place + [0, shift[1]]
+        moved = moved._replace(scale=faces.scale * larger, place=place)
         details = of_person.mean(0) + of_driver - of_driver.mean(0)
     in_frame = moved.scale[:, None, None] * details @ _upright(moved.rotation)
     return (project(moved) + in_frame).astype(np.float32)

@@ -127,6 +127,17 @@ def test_the_drivers_own_face_stays_as_it_is():
     assert _shape_error(found, points) < 0.01
 
 
+@pytest.mark.parametrize("yaw", [-0.5, 0.5])
+def test_a_photo_that_looks_aside_does_not_move_the_head_aside(yaw):
+    """A crop around a turned face has the neck off its middle; the driver's decides."""
+    turned = synthetic.neutral_motion() | {"yaw": np.float32([yaw])}
+    photo = synthetic.landmarks_of(synthetic.sample_identity(55), turned, SIZE)
+    photo = geometry.to_crop(photo, geometry.head_box(photo[0]), SIZE)
+    driver = _person(56, 56)
+    apart = (_absolute(photo, driver) - driver).mean((0, 1))
+    assert abs(apart[0]) < 0.05 * geometry.inter_ocular(driver).mean()
+
+
 def test_a_larger_head_that_leans_is_the_same_person():
     """The result follows the photos' size, and is upright where the driver is."""
     angle = 0.5
