@@ -26,7 +26,7 @@ test: $(VENV)/.ready
 
 notebooks: $(VENV)/.ready
 	$(BIN)/python -m pip install --quiet --editable '.[notebooks]'
-	$(BIN)/jupyter lab notebooks
+	$(BIN)/jupyter lab --LabApp.default_url=/lab/tree/notebooks
 
 # The tests that compare with PyTorch. On Linux its package brings CUDA along; to spare
 # that, install a CPU build into $(VENV) first.

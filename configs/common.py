@@ -121,7 +121,7 @@ def small(config: ConfigDict) -> ConfigDict:
         up_attention_after=1,
     )
     # No match loss (the paper's FF variant): W starts small and would hold the
-    # embedding down, and with it psi, whose projection has a spectral norm of 1.
+    # embedding down, until psi is little more than P's bias, the same for everybody.
     config.loss.update(pixel=10.0, adversarial=0.1, match=0.0)
     config.optimizer.update(
         generator_learning_rate=1e-3,

@@ -8,11 +8,11 @@
 Wall time and scores: not measured. As it stands the content loss is a pixel pyramid and
 dlib's face network, which need no download. The paper's, with your files of VGG weights:
 
-    --config=configs/voxceleb2.py:v2 --config.vgg19.path=vgg19-dcbb9e9d.pth \\
+    --config=configs/voxceleb2.py:v2 --config.vgg19.path=vgg19-d01eb7cb.pth \\
         --config.vggface.path=vgg_face_dag.pth
 
 Argument: a size, then variants of `variants.py`, joined by commas. `:small` is a 64 px
-model for any prepared records, minutes on two CPU cores; `:smoke` runs four steps of it.
+model for any prepared records, under an hour on two CPU cores; `:smoke` runs four steps of it.
 """
 
 from ml_collections import ConfigDict

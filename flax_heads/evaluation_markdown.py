@@ -131,10 +131,17 @@ def as_markdown(report: dict[str, Any]) -> str:
     return "\n".join(lines) + "\n"
 
 
-def _cell(metric: str, value: float | None, rows: Sequence[dict]) -> str:
+def number(metric: str, value: float | None) -> str:
+    """A metric's value for a table: four digits, shares in per cent, "-" for none."""
     if value is None:
         return "-"
+    return f"{value:.1%}" if metric == "no_face" else f"{value:.4g}"
+
+
+def _cell(metric: str, value: float | None, rows: Sequence[dict]) -> str:
+    if value is None:
+        return number(metric, value)
     values = [row[metric] for row in rows if row[metric] is not None]
     best = (max if METRICS[metric][1] else min)(values, default=None)
-    text = f"{value:.1%}" if metric == "no_face" else f"{value:.4g}"
+    text = number(metric, value)
     return f"**{text}**" if value == best else text

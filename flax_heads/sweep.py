@@ -19,11 +19,12 @@ from typing import NamedTuple
 from configs.variants import VARIANTS
 from data_pipeline.errors import InputError
 from flax_heads.console import log
+from flax_heads.evaluation_markdown import number
 from flax_heads.scores import METHODS, METRICS
 from flax_heads.train import EXIT_PREEMPTED
 
 _INTERRUPTED = 130  # what the commands answer to Ctrl-C
-_TABLE_METRICS = ("l1", "ssim", "csim_dlib", "nme", "frechet_dlib")
+_TABLE_METRICS = ("l1", "ssim", "csim_dlib", "nme", "no_face", "frechet_dlib")
 
 
 class Run(NamedTuple):
@@ -175,9 +176,7 @@ def table(runs: Sequence[Run], failed: set[str] = frozenset()) -> str:
             lines.append(f"| {one.name} | | {state} |" + " |" * len(titles))
             continue
         for row in json.loads(one.report.read_text())["results"]:
-            cells = [
-                "-" if row.get(m) is None else f"{row[m]:.4g}" for m in _TABLE_METRICS
-            ]
+            cells = [number(m, row.get(m)) for m in _TABLE_METRICS]
             start = f"| {one.name} | {row['shots']} | {METHODS[row['method']]} | "
             lines.append(start + " | ".join(cells) + " |")
     return "\n".join(lines) + "\n"
