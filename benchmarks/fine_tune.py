@@ -54,7 +54,7 @@ def serve_jax(flags: argparse.Namespace) -> None:
     config.model.dtype = flags.serve
     state = jax.jit(lambda: recipe.new_state(config, 1))()
     model = MetaModel.of_state(config, state, source="random weights")
-    start, advance = model.tuner
+    start, advance = model.compiled_start, model.compiled_advance
     photos, rasters = _photos(flags, config)
     person = start(*model.learned, photos, rasters, key=jax.random.key(0))
 

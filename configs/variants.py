@@ -62,6 +62,9 @@ VARIANTS = {
 }
 
 
+_LOSS_WEIGHTS = ("v1", "v2")
+
+
 def build(
     arg: str | None, sizes: dict[str, Callable[[], ConfigDict]], default: str
 ) -> ConfigDict:
@@ -72,21 +75,37 @@ def build(
       sizes: the recipe's own arguments and what makes their configs.
       default: the size meant where none is named.
 
+    The order of variants does not matter: a set of loss weights comes first, and others
+    may leave terms of it out.
+
     Raises:
-      ValueError: a name that is neither a size nor a variant.
+      ValueError: a name that is neither a size nor a variant, or variants that set the
+        same field to different values.
     """
     names = arg.split(",") if arg else []
     size = names.pop(0) if names and names[0] in sizes else default
     config = sizes[size]()
-    for name in names:
+    set_by: dict[str, str] = {}
+    for name in sorted(names, key=lambda name: name not in _LOSS_WEIGHTS):
         if name not in VARIANTS:
             raise ValueError(
                 f"{name!r}: expected a size first ({', '.join(sizes)}), then variants "
                 f"({', '.join(VARIANTS)}), joined by commas"
             )
         fields = {
-            field: value(config[field]) if callable(value) else value
+            field: value(_at(config, field)) if callable(value) else value
             for field, value in VARIANTS[name].items()
         }
+        for field, value in fields.items():
+            other = set_by.setdefault(field, name)
+            left_out = other in _LOSS_WEIGHTS and value == 0
+            if other != name and value != _at(config, field) and not left_out:
+                raise ValueError(f"{other} and {name} both set {field}: choose one")
         config.update_from_flattened_dict(fields)
+    return config
+
+
+def _at(config, field):
+    for part in field.split("."):
+        config = config[part]
     return config

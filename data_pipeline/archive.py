@@ -87,6 +87,9 @@ class Archive:
         """
         check_strength(identity_augmentation)
         part = episodes.process_slice(batch_size, process_index, process_count)
+        episodes.draw_episodes(  # raises now, not when the first batch is asked for
+            seed, start_step, batch_size, num_support, self.frames_per_video
+        )
         arguments = (seed, start_step, batch_size, num_support, part)
         batches = self._batches(*arguments, identity_augmentation)
         return read_ahead(batches, AHEAD) if identity_augmentation else batches

@@ -33,7 +33,8 @@ def augment(
       photo: uint8 [S, S, 3].
       landmarks: float [68, 2], pixels of the photo.
       count: how many to make.
-      seed: the same seed gives the same pictures.
+      seed: the same seed gives the same pictures; the motions are those of the seeds
+        from it to `seed + count - 1`.
 
     Returns:
       uint8 [count, S, S, 3], and their landmarks, float32 [count, 68, 2].
@@ -146,7 +147,7 @@ def augment_all(
         return photos, landmarks
     share = -(-count // len(photos))
     made = [
-        augment(p, q, share, seed + t)
+        augment(p, q, share, seed + t * share)
         for t, (p, q) in enumerate(zip(photos, landmarks))
     ]
     repeats = min(share, -(-count // 3))
@@ -167,9 +168,10 @@ def augment_held_out(
       seed: as for `augment_all`.
     """
     shares = np.bincount(np.arange(count) * len(photos) // count)
+    starts = seed + _HELD_OUT + np.cumsum(shares) - shares
     made = [
-        augment(photos[t], landmarks[t], share, seed + _HELD_OUT + t)
-        for t, share in enumerate(shares)
+        augment(photos[t], landmarks[t], share, int(start))
+        for t, (share, start) in enumerate(zip(shares, starts))
         if share
     ]
     return tuple(np.concatenate(parts) for parts in zip(*made))

@@ -12,11 +12,12 @@ from collections.abc import Iterable
 
 import numpy as np
 import PIL
-from PIL import Image, ImageOps
+from PIL import Image, ImageCms, ImageOps
 
 from data_pipeline.errors import InputError
 
 FORMATS = ("PNG", "JPEG", "WEBP", "GIF", "BMP", "TIFF")
+_MAX_PROFILE = 2**24  # bytes of a colour profile
 _BLOCK = 2048  # bytes that Pillow decodes between two looks at the clock
 _GROUND = (128, 128, 128)  # what shows through the transparent parts of a picture
 
@@ -153,9 +154,9 @@ def check_size(
 def read_image(path: str | os.PathLike, limits: Limits | None = None) -> np.ndarray:
     """Reads a photo the way a viewer shows it.
 
-    The EXIF orientation is applied, transparent parts lie on a neutral grey, 16-bit
-    grey is scaled (not clipped) to 8 bits, and of an animation the first frame is
-    taken.
+    The EXIF orientation is applied, a colour profile becomes sRGB, transparent parts
+    lie on a neutral grey, 16-bit grey is scaled (not clipped) to 8 bits, and of an
+    animation the first frame is taken.
 
     Returns:
       uint8 [H, W, 3] RGB.
@@ -178,7 +179,20 @@ def read_image(path: str | os.PathLike, limits: Limits | None = None) -> np.ndar
         image.load()
         with contextlib.suppress(Exception):  # damaged EXIF: the picture is still good
             image = ImageOps.exif_transpose(image)
+        with contextlib.suppress(Exception):  # so is it without a profile
+            image = _to_srgb(image)
         return np.array(_to_rgb(image), np.uint8)
+
+
+def _to_srgb(image: Image.Image) -> Image.Image:
+    """Colours as a screen shows them, of a picture that says what its own are."""
+    profile = image.info.get("icc_profile")
+    if not profile or len(profile) > _MAX_PROFILE or image.mode not in ("RGB", "CMYK"):
+        return image
+    own = ImageCms.ImageCmsProfile(io.BytesIO(profile))
+    return ImageCms.profileToProfile(
+        image, own, ImageCms.createProfile("sRGB"), outputMode="RGB"
+    )
 
 
 class _TimedFile(io.FileIO):

@@ -97,7 +97,7 @@ def detect_landmarks(image: np.ndarray, name: str) -> np.ndarray:
     if not faces:
         raise InputError(
             f"{name}: no face found; use a photo in which one face looks towards the "
-            "camera and is not cut off.",
+            "camera, is upright, not cut off, and not tiny.",
             "no_face",
         )
     weights = [prominence(face.box, image.shape) for face in faces]

@@ -26,6 +26,7 @@ _JPEG_SUFFIXES = (".jpg", ".jpeg", ".jpe", ".jfif")
 PHOTO_SUFFIXES = (*_JPEG_SUFFIXES, ".png", ".webp", ".gif", ".bmp", ".tif", ".tiff")
 _UNREAD_SUFFIXES = (".heic", ".heif", ".avif")  # photos whose decoder we do not have
 _MEDIA_SUFFIXES = {*PHOTO_SUFFIXES, *_UNREAD_SUFFIXES, *VIDEO_SUFFIXES}
+_SHOWN = 0.8  # of a face's landmarks must be in the picture, as in `prepare`
 _FILES_OF_SYSTEMS = ("thumbs.db", "desktop.ini")
 
 
@@ -61,8 +62,9 @@ def load_person(
       on_frame: called as frames of clips are read, as a sign of life.
 
     Raises:
-      InputError: no paths; a file that cannot be read; a photo without a face or with
-        several of similar prominence; a clip without a face.
+      InputError: no paths; a file that cannot be read; a photo without a face, with
+        several of similar prominence, or with one that its border cuts off; a clip
+        without a frame to use.
     """
     if not paths:
         raise InputError("no photos given: name at least one photo or clip")
@@ -76,13 +78,15 @@ def load_person(
             )
         if path.suffix.lower() in PHOTO_SUFFIXES:
             image = read_image(path, limits)
-            found = [(path.name, image, detect_landmarks(image, str(path)))]
+            points = detect_landmarks(image, str(path))
+            if not _is_whole(points, image):
+                raise _cut_off(path, "use a photo that shows all of it")
+            found = iter([(path.name, *_cropped(image, points, size))])
         else:
-            found = _frames_of_clip(path, frames_per_clip, limits, on_frame)
-        for name, image, points in found:
-            box = geometry.head_box(points)
-            photos.append(geometry.crop(image, box, size))
-            landmarks.append(geometry.to_crop(points, box, size))
+            found = _frames_of_clip(path, frames_per_clip, size, limits, on_frame)
+        for name, photo, points in found:
+            photos.append(photo)
+            landmarks.append(points)
             sources.append(name)
     return Person(np.stack(photos), np.stack(landmarks), sources)
 
@@ -200,19 +204,42 @@ def _load_task(task, beat: Callable[[], None]) -> Loaded:
     return Loaded(name, person, problems)
 
 
-def _frames_of_clip(path, count, limits, on_frame):
-    """`count` (name, frame, landmarks) spread evenly over a clip's frames with a face."""
-    track = track_video(path, limits, on_frame=lambda *_: on_frame())
+def _frames_of_clip(path, count, size, limits, on_frame):
+    """`count` (name, crop, landmarks) spread evenly over a clip's frames with a face."""
+    whole = []
+
+    def look(time, frame, points):
+        on_frame()
+        whole.append(points is not None and _is_whole(points, frame))
+
+    track = track_video(path, limits, on_frame=look)
     if track.problem:
         _log.warning("%s; its %d frames are used", track.problem, len(track.found))
-    found = np.flatnonzero(track.found)
+    found = np.flatnonzero(whole)
+    if not len(found):
+        raise _cut_off(path, "use a clip that shows all of it")
     chosen = found[np.linspace(0, len(found) - 1, min(count, len(found))).astype(int)]
     wanted = set(chosen.tolist())
-    frames = []
     for i, (time, frame) in enumerate(read_frames(path, limits)):
         on_frame()
         if i in wanted:
-            frames.append((f"{path.name}@{time:.2f}s", frame, track.landmarks[i]))
+            yield f"{path.name}@{time:.2f}s", *_cropped(frame, track.landmarks[i], size)
         if i == chosen[-1]:
             break
-    return frames
+
+
+def _cropped(image, landmarks, size):
+    box = geometry.head_box(landmarks)
+    crop = geometry.crop(image, box, size)
+    return crop, geometry.to_crop(landmarks, box, size)
+
+
+def _is_whole(landmarks, image):
+    """Whether nearly all of a face is in the picture; the rest would be invented."""
+    height, width, _ = image.shape
+    inside = (landmarks > -0.5) & (landmarks < (width - 0.5, height - 0.5))
+    return inside.all(-1).mean() >= _SHOWN
+
+
+def _cut_off(path, advice):
+    return InputError(f"{path}: the face is cut off by the border; {advice}", "cut_off")

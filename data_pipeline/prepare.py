@@ -169,7 +169,9 @@ def _already_there(finished, data_dir, settings, videos, console) -> dict[str, A
     if shards.read_manifest(finished[0]) is None:  # killed, or an older version's
         with contextlib.suppress(OSError):  # read-only
             shards.write_manifest(finished[0])
-    console.print(f"{finished[0]}: already prepared, nothing to do.")
+    console.print(
+        f"{finished[0]}: already prepared, nothing to do.", markup=False, soft_wrap=True
+    )
     return report
 
 
@@ -183,7 +185,9 @@ def _fill(videos, settings, work, fill, console) -> dict[str, Counts]:
     """Makes the work files that are missing; returns the counts of all."""
     console.print(
         f"{len(videos)} videos of {len({v.identity for v in videos})} people. Finished "
-        f"ones are kept in {work}: after an interruption, run the same command again."
+        f"ones are kept in {work}: after an interruption, run the same command again.",
+        markup=False,
+        soft_wrap=True,
     )
     tasks, counts = [], {}
     for video in videos:

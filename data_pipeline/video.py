@@ -54,8 +54,8 @@ def probe(path: str | os.PathLike, limits: Limits | None = None) -> VideoInfo:
         stream = _video_stream(path, container, limits)
         frame = next(_decode(path, container, stream, limits))
         width, height = _shown_size(path, frame, stream, limits)
-        if abs(_quarter_turns(frame)) % 2:
-            width, height = height, width
+        pixels = np.broadcast_to(np.uint8(0), (height, width, 3))
+        height, width, _ = _upright(pixels, frame).shape
         return VideoInfo(
             width=width,
             height=height,
@@ -116,9 +116,7 @@ def read_frames(
                 rgb = frame.to_ndarray(
                     width=width, height=height, format="rgb24", interpolation="BICUBIC"
                 )
-                turns = _quarter_turns(frame)
-                if turns:
-                    rgb = np.ascontiguousarray(np.rot90(rgb, turns))
+                rgb = np.ascontiguousarray(_upright(rgb, frame))
             yield seconds, rgb
 
 
@@ -309,6 +307,17 @@ def _shown_size(path, frame, stream, limits: Limits) -> tuple[int, int]:
     return width, height
 
 
-def _quarter_turns(frame) -> int:
-    """How many quarter turns counter-clockwise set the frame upright."""
-    return round(frame.rotation / 90) % 4
+def _upright(rgb: np.ndarray, frame) -> np.ndarray:
+    """The picture turned, and mirrored, as the file's display matrix says."""
+    for kind, data in frame.side_data.items():
+        if kind.name == "DISPLAYMATRIX":
+            a, b, _, c, d, *_ = np.frombuffer(bytes(data), np.int32)
+            break
+    else:
+        return rgb
+    # (x, y) is shown at (a x + c y, b x + d y), by whichever quarter turn is nearest.
+    if abs(int(a)) < abs(int(b)):
+        rgb, across, down = rgb.transpose(1, 0, 2), c, b
+    else:
+        across, down = a, d
+    return rgb[:: -1 if down < 0 else 1, :: -1 if across < 0 else 1]

@@ -9,12 +9,10 @@ import uuid
 import numpy as np
 
 from data_pipeline.errors import InputError
-from data_pipeline.images import one_line
-from data_pipeline.video import open_container
+from data_pipeline.images import Limits, one_line
+from data_pipeline.sound import Sound
 
 _TIME_BASE = fractions.Fraction(1, 90_000)
-_COPIED = ("aac", "mp3", "ac3", "eac3", "alac", "opus")  # audio that mp4 players know
-_AAC_RATES = (8000, 11_025, 12_000, 16_000, 22_050, 24_000, 32_000, 44_100, 48_000)
 _BT709 = 1  # FFmpeg's number for the colour matrix, primaries and transfer
 _LIMITED = 1  # and for 16..235
 
@@ -41,6 +39,8 @@ class VideoWriter:
         fps: float,
         audio_from: str | os.PathLike | None = None,
         crf: int = 18,
+        limits: Limits | None = None,
+        comment: str = "",
     ):
         """Opens the output.
 
@@ -51,6 +51,8 @@ class VideoWriter:
           fps: nominal rate; spaces the frames that come without a time.
           audio_from: media file whose first audio stream is kept, if it has one.
           crf: x264 quality, 0 (lossless) to 51; 18 looks like the original.
+          limits: what `audio_from` may ask for.
+          comment: kept in the file's metadata.
 
         Raises:
           InputError: `unwritable`, or `audio_from` is not a media file.
@@ -62,6 +64,7 @@ class VideoWriter:
         self._fps = fps
         self._start = None  # time_s of the first frame
         self._last = -1  # pts of the last frame
+        self._last_time = -np.inf  # time_s of the last frame
         self._audio = None
         self._container = None
         self.audio = "none"
@@ -75,13 +78,13 @@ class VideoWriter:
         self._part = self._path.with_name(name)
         try:
             if audio_from is not None:
-                self._audio = _AudioSource(audio_from)
-            self._open(crf)
+                self._audio = Sound(audio_from, limits)
+            self._open(crf, comment)
         except BaseException:
             self._discard()
             raise
 
-    def _open(self, crf: int) -> None:
+    def _open(self, crf: int, comment: str) -> None:
         with self._writing():
             import av
 
@@ -92,6 +95,8 @@ class VideoWriter:
                 format="mp4",
                 options={"movflags": "+faststart"},
             )
+            if comment:
+                self._container.metadata["comment"] = comment
             rate = fractions.Fraction(self._fps).limit_denominator(1001)
             stream = self._container.add_stream("libx264", rate=rate)
             height, width, _ = self._shape
@@ -129,10 +134,10 @@ class VideoWriter:
             pts = 0
         elif time_s is None:
             pts = self._last + step
-        else:
-            pts = round((time_s - self._start) / _TIME_BASE)
-        if pts <= self._last:
+        elif time_s <= self._last_time:
             raise ValueError(f"time {time_s} s does not come after the last frame's")
+        else:  # times may differ by less than a tick
+            pts = max(round((time_s - self._start) / _TIME_BASE), self._last + 1)
         with self._writing():
             import av
 
@@ -149,6 +154,7 @@ class VideoWriter:
             picture.duration = step
             self._container.mux(self._video.encode(picture))
             self._last = pts
+            self._last_time = self._end(0) if time_s is None else float(time_s)
             if self.audio != "none":
                 self._audio.pump(self._container, self._start, self._end(0))
 
@@ -222,93 +228,3 @@ class _WriteGate:
                 "space and the rights of its folder.",
                 "unwritable",
             ) from error
-
-
-class _AudioSource:
-    """The first audio stream of a file, handed on piece by piece.
-
-    Damaged sound ends where the damage begins: the pictures matter more.
-    """
-
-    def __init__(self, path: str | os.PathLike):
-        self._opened = open_container(path, sound_files=True)
-        container = self._opened.__enter__()
-        # Without a decoder's context: a codec that is unknown here, or damage.
-        streams = [s for s in container.streams.audio if s.codec_context is not None]
-        self.stream = streams[0] if streams else None
-        self._origin = (container.start_time or 0) / 1e6
-        self._pending = None  # the piece that was read too early
-        self._container = container
-
-    def attach(self, output) -> str:
-        """Adds the stream to `output`; tells whether it is copied or encoded."""
-        context = self.stream.codec_context
-        name = context.codec.canonical_name
-        # AAC without a header (ADTS) cannot go into an mp4 as it is, nor can a damaged
-        # stream that tells no rate.
-        told = 8000 <= context.rate <= 96_000 and 1 <= context.channels <= 8
-        if name in _COPIED and told and (name != "aac" or context.extradata):
-            self._output = output.add_stream_from_template(self.stream)
-            self._copied = True
-            self._pieces = self._packets()
-            return "copied"
-        rate = context.rate if context.rate in _AAC_RATES else 48_000
-        self._output = output.add_stream("aac", rate=rate)
-        self._output.layout = "mono" if context.channels == 1 else "stereo"
-        self._output.bit_rate = 128_000
-        self._copied = False
-        self._pieces = self._frames()
-        return "encoded"
-
-    def _packets(self):
-        try:
-            for packet in self._container.demux(self.stream):
-                if packet.pts is not None and packet.dts is not None and packet.size:
-                    yield packet
-        except Exception:  # damaged
-            return
-
-    def _frames(self):
-        try:
-            for frame in self._container.decode(self.stream):
-                if frame.pts is not None:
-                    yield frame
-        except Exception:  # damaged
-            return
-
-    def pump(self, output, start: float, until: float) -> None:
-        """Moves what is heard from `start` to `until` (s of the source)."""
-        while True:
-            if self._pending is None:
-                self._pending = next(self._pieces, None)
-            piece = self._pending
-            if piece is None:
-                return
-            begin = float(piece.pts * piece.time_base) - self._origin
-            if begin >= until:
-                return
-            self._pending = None
-            if self._copied:
-                # One packet too many in front, hidden by the file's edit list:
-                # decoders need it to begin well.
-                length = 2.0 * float((piece.duration or 0) * piece.time_base)
-            else:
-                length = piece.samples / piece.sample_rate / 2.0
-            if begin + length <= start:
-                continue
-            shift = round((start + self._origin) / piece.time_base)
-            piece.pts -= shift
-            if self._copied:
-                piece.dts -= shift
-                piece.stream = self._output
-                output.mux(piece)
-            else:
-                output.mux(self._output.encode(piece))
-
-    def finish(self, output) -> None:
-        """Flushes the encoder."""
-        if not self._copied:
-            output.mux(self._output.encode())
-
-    def close(self) -> None:
-        self._opened.__exit__(None, None, None)

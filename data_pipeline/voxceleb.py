@@ -34,6 +34,7 @@ _MAX_VALUE = 1e6  # of a frame number or a side of a box
 
 # Control characters, bytes that are not UTF-8, breaks of lines and paragraphs.
 _NO_TEXT = ("Cc", "Cs", "Zl", "Zp")
+_PICTURES = (".jpg", ".jpeg", ".png")
 VIDEO_SUFFIXES = frozenset(".mp4 .m4v .mov .mkv .webm .avi .mpg .mpeg .ts .3gp".split())
 _SPLIT_FOLDERS = {"dev": "train", "test": "test"}
 
@@ -198,16 +199,14 @@ def _find_voxceleb1(source: pathlib.Path) -> Iterator[Video]:
         source.glob(pattern) for pattern in ("*/[0-9].[0-9]/*", "*/*/[0-9].[0-9]/*")
     ]
     for folder in sorted(folder for found in crops for folder in found):
-        files = [
-            f for f in _visible(folder.glob("*.jpg")) if re.fullmatch("[0-9]+", f.stem)
-        ]
+        files = [f for f in _visible(folder.iterdir()) if _is_numbered_picture(f)]
         if files:
             files.sort(key=lambda file: int(file.stem))
             identity, video = folder.parent.parent.name, folder.name
             split = _voxceleb1_split(identity)
             yield Video(f"{identity}/{video}", identity, video, split, tuple(files))
 
-    files = {f.stem: f for f in _visible(source.rglob("*")) if _is_video(f)}
+    files = {f.stem: f for f in _walk(source) if _is_video(f)}
     for video in _merge(_visible(source.glob("**/txt/*/*/*.txt")), ""):
         if video.video in files:  # many YouTube videos have gone
             yield dataclasses.replace(
@@ -219,15 +218,20 @@ def _find_voxceleb1(source: pathlib.Path) -> Iterator[Video]:
 
 
 def _voxceleb1_split(identity: str) -> str:
-    """The official split: id10270 to id10309, who are the people named E…"""
-    number = re.fullmatch(r"id(\d+)", identity)
-    if number:
+    """The official split: id10270 to id10309, who are the people named E…
+
+    VoxCeleb1's people are called First_Last. Whoever is called otherwise is somebody
+    else's, of whom a fraction is tested on.
+    """
+    if number := re.fullmatch(r"id(\d+)", identity):
         return "test" if 10270 <= int(number[1]) <= 10309 else "train"
+    if "_" not in identity:
+        return ""
     return "test" if identity.startswith("E") else "train"
 
 
 def _find_folder(source: pathlib.Path) -> Iterator[Video]:
-    files = sorted(f for f in _visible(source.rglob("*")) if _is_video(f))
+    files = sorted(f for f in _walk(source) if _is_video(f))
     relative = [file.relative_to(source) for file in files]
     stems = collections.Counter(path.with_suffix("") for path in relative)
     for file, path in zip(files, relative):
@@ -237,8 +241,29 @@ def _find_folder(source: pathlib.Path) -> Iterator[Video]:
         yield Video(f"{identity}/{video}", identity, video, "", (file,))
 
 
+def _is_numbered_picture(path: pathlib.Path) -> bool:
+    return path.suffix.lower() in _PICTURES and re.fullmatch("[0-9]+", path.stem)
+
+
 def _is_video(path: pathlib.Path) -> bool:
     return path.suffix.lower() in VIDEO_SUFFIXES and path.is_file()
+
+
+def _walk(folder: pathlib.Path) -> Iterator[pathlib.Path]:
+    """All files below a folder that are not hidden, nor in a hidden folder.
+
+    Links to folders are followed, as corpora are often put together from several disks;
+    a folder that is met again, by a link to one above it for example, is not.
+    """
+    seen = set()
+    for parent, folders, files in os.walk(folder, followlinks=True):
+        here = os.stat(parent)
+        if (here.st_dev, here.st_ino) in seen:
+            folders.clear()
+            continue
+        seen.add((here.st_dev, here.st_ino))
+        folders[:] = sorted(name for name in folders if not name.startswith("."))
+        yield from _visible(pathlib.Path(parent, name) for name in files)
 
 
 def _visible(paths: Iterable[pathlib.Path]) -> Iterator[pathlib.Path]:

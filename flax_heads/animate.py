@@ -20,6 +20,7 @@ from data_pipeline.read_ahead import read_ahead
 from data_pipeline.tracking import LandmarkTrack, track_video
 from data_pipeline.video import read_frames
 from data_pipeline.video_writer import VideoWriter
+from flax_heads import provenance
 from flax_heads.console import log
 from flax_heads.corrections import animate_corrected
 from flax_heads.figures import contact_sheet
@@ -39,12 +40,14 @@ def drive(
     transfer: str = "relative",
     corrections: int = 0,
     side_by_side: bool = False,
+    track: LandmarkTrack | None = None,
     limits: Limits | None = None,
     on_progress: Callable[[str, int, int | None], None] = lambda stage, n, total: None,
 ) -> dict[str, int]:
     """Animates `head` with a driver and writes the video and a contact sheet beside it.
 
-    The driver's frame times and sound are kept. Of the driver's video a few frames are
+    The driver's frame times and sound are kept, and the output says in its metadata that
+    it is synthetic (`provenance`). Of the driver's video a few frames are
     in memory at a time; its landmarks (half a kilobyte a frame) are kept whole, because
     the shape of the driver's face is judged by frames of the whole clip, and a gap is
     filled from both its ends. Landmarks therefore come first; then decoding, the
@@ -60,6 +63,8 @@ def drive(
       corrections: how often each frame is drawn again where its face came out short of
         the landmarks; see `corrections.animate_corrected`, which needs dlib.
       side_by_side: show source, driver and result next to each other.
+      track: the landmarks of `driving` by `find_track`, where they are known already:
+        of a clip that drives several heads, for example.
       limits: what the driving video may ask for.
       on_progress: called with ("landmarks" or "frames", done, total or None).
 
@@ -76,22 +81,11 @@ def drive(
     output = pathlib.Path(output)
     if output.suffix.lower() not in (".mp4", *_PICTURES):
         raise InputError(f"{output}: write to .mp4, .gif or .webp", "output")
-    if not output.parent.is_dir():
-        raise InputError(
-            f"{output}: its folder does not exist; make it first", "output"
-        )
+    if output.is_dir() or not output.parent.is_dir():
+        raise InputError(f"{output}: name a file in a folder that exists", "output")
     if output.exists() and pathlib.Path(driving).exists() and output.samefile(driving):
         raise InputError(f"{output}: is the driver; write to another file", "output")
-    is_track = pathlib.Path(driving).suffix.lower() == ".npz"
-    if is_track:
-        track = LandmarkTrack.load(driving)
-    else:
-        seen = iter(range(1, 1 << 62))
-        track = track_video(
-            driving,
-            limits=limits,
-            on_frame=lambda *_: on_progress("landmarks", next(seen), None),
-        )
+    track = track or find_track(driving, limits, on_progress)
     if track.problem:
         log.warning(
             "%s; it drives %d frames, up to there", track.problem, len(track.found)
@@ -99,7 +93,7 @@ def drive(
     boxes, in_crop = crop_track(track, head.size)
     points = adapt_landmarks(head.landmarks, in_crop, transfer)
     sheet = _Sheet(len(points))
-    video = None if is_track else driving
+    video = None if _is_track(driving) else driving
     crops = _driver_crops(video, boxes, points, head, limits)
     drawn = (
         animate_corrected(head, points, corrections)
@@ -109,12 +103,37 @@ def drive(
     composed = read_ahead(_compose(head, drawn, crops, side_by_side, sheet))
     with contextlib.closing(composed) as frames:  # ends its threads, whatever happens
         if output.suffix.lower() == ".mp4":
-            _write_video(output, frames, track, video, on_progress)
+            _write_video(output, frames, track, video, limits, on_progress)
         else:
             _write_pictures(output, frames, track, on_progress)
     with whole_file(sheet_beside(output)) as part:
-        Image.fromarray(sheet.draw()).save(part)
+        options = provenance.save_options(part.suffix)
+        Image.fromarray(sheet.draw()).save(part, **options)
     return {"frames": len(points), "without_face": int((~track.found).sum())}
+
+
+def find_track(
+    driving: str | os.PathLike,
+    limits: Limits | None = None,
+    on_progress: Callable[[str, int, int | None], None] = lambda stage, n, total: None,
+) -> LandmarkTrack:
+    """The landmarks of a driver, a video or a saved track; arguments as `drive`'s.
+
+    Raises:
+      InputError: it cannot be read or shows no face.
+    """
+    if _is_track(driving):
+        return LandmarkTrack.load(driving)
+    seen = iter(range(1, 1 << 62))
+    return track_video(
+        driving,
+        limits=limits,
+        on_frame=lambda *_: on_progress("landmarks", next(seen), None),
+    )
+
+
+def _is_track(driving):
+    return pathlib.Path(driving).suffix.lower() == ".npz"
 
 
 def sheet_beside(output: str | os.PathLike) -> pathlib.Path:
@@ -196,10 +215,18 @@ def _driver_crops(video, boxes, points, head, limits) -> Iterator[np.ndarray]:
         yield geometry.crop(frame, box, head.size)
 
 
-def _write_video(output, frames, track, audio_from, on_progress):
+def _write_video(output, frames, track, audio_from, limits, on_progress):
     first = next(frames)
     height, width, _ = first.shape
-    with VideoWriter(output, width, height, track.fps, audio_from) as writer:
+    with VideoWriter(
+        output,
+        width,
+        height,
+        track.fps,
+        audio_from,
+        limits=limits,
+        comment=provenance.comment(),
+    ) as writer:
         writer.write(first, track.frame_time[0])
         for i, frame in enumerate(frames, start=1):
             writer.write(frame, track.frame_time[i])
@@ -218,7 +245,12 @@ def _write_pictures(output, frames, track, on_progress):
     rest = pictures()
     with whole_file(output) as part:
         next(rest).save(
-            part, save_all=True, append_images=rest, duration=durations, loop=0
+            part,
+            save_all=True,
+            append_images=rest,
+            duration=durations,
+            loop=0,
+            **provenance.save_options(part.suffix),
         )
 
 

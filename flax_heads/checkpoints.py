@@ -38,8 +38,8 @@ _FREE_FIELDS = (
     "resume",
     "init_from",
     "fine_tune",
-    "vgg19",
-    "vggface",
+    "vgg19.path",
+    "vggface.path",
 )
 
 
@@ -58,12 +58,7 @@ def open_manager(
     # Orbax tells of a failed save in hundreds of lines, and so do its threads later.
     absl_logging.set_verbosity(absl_logging.FATAL)
     folder = saved_steps.folder_of(workdir)
-    for step in saved_steps.newest_first(folder):
-        try:
-            saved_steps.read_metrics(folder / str(step))
-        except saved_steps.Damaged as damage:  # Orbax would not open the folder at all
-            log.warning("%s/%d is damaged (%s)", folder, step, damage)
-            saved_steps.set_aside(folder, step)
+    saved_steps.set_aside_unmeasured(folder)
     last = checkpoint_managers.LatestN(keep)
     best = checkpoint_managers.BestN(
         get_metric_fn=lambda metrics: metrics[BEST_BY],

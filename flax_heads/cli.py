@@ -7,12 +7,15 @@ wrong with the input and what to do about it.
 from __future__ import annotations
 
 import argparse
+import math
 import os
 import signal
 import sys
 
 from data_pipeline.errors import InputError
 from flax_heads import commands
+
+_LARGEST_SEED = 2**32 - 1
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -143,7 +146,7 @@ def _parser() -> argparse.ArgumentParser:
         help="exactly so many, in place of the recipe's rule; 0 = feed-forward, no "
         "training",
     )
-    p.add_argument("--seed", type=_at_least(0), default=0)
+    p.add_argument("--seed", type=_at_least(0, _LARGEST_SEED), default=0)
     _add_dtype(p, "of fine-tuning and of the head's drawing, instead of the model's")
     p.add_argument(
         "--distributed",
@@ -227,10 +230,12 @@ def _parser() -> argparse.ArgumentParser:
     return parser
 
 
-def _at_least(least: int):
+def _at_least(least: int, most: float = math.inf):
     def whole_number(text: str) -> int:
         if (value := int(text)) < least:
             raise argparse.ArgumentTypeError(f"{value} is less than {least}")
+        if value > most:
+            raise argparse.ArgumentTypeError(f"{value} is more than {most}")
         return value
 
     return whole_number
@@ -239,8 +244,8 @@ def _at_least(least: int):
 def _add_model(p) -> None:
     p.add_argument(
         "--model",
-        help="workdir of a training run, or an exported file; default: the model that "
-        "comes with the package",
+        help="workdir of a training run (its newest checkpoint; DIR@5000, DIR@best: "
+        "another), or an exported file; default: the model that comes with the package",
     )
 
 
@@ -308,7 +313,7 @@ def _add_evaluation_flags(p) -> None:
     p.add_argument(
         "--frames", type=_at_least(1), default=32, help="hold-out frames a video"
     )
-    p.add_argument("--seed", type=_at_least(0), default=0)
+    p.add_argument("--seed", type=_at_least(0, _LARGEST_SEED), default=0)
     p.add_argument("--arcface", metavar="ONNX", help="file of a face recogniser")
     p.add_argument("--inception", metavar="FILE", help="pytorch-fid's weights, for FID")
     p.add_argument(

@@ -264,7 +264,7 @@ def sweep(arguments) -> int:
         print("\n".join(sweep.jobs(runs)))
         return 0
     code = sweep.run(runs, arguments.workdir)
-    print(sweep.table(runs))
+    print(pathlib.Path(arguments.workdir, "table.md").read_text())
     return code
 
 

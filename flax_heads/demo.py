@@ -25,7 +25,8 @@ from data_pipeline.outputs import whole_file
 from data_pipeline.people import load_person
 from data_pipeline.video import read_frames
 from data_pipeline.video_writer import VideoWriter
-from flax_heads.animate import drive, sheet_beside
+from flax_heads import provenance
+from flax_heads.animate import drive, find_track, sheet_beside
 from flax_heads.console import log, progress, staged_progress
 from flax_heads.early_stopping import describe
 from flax_heads.meta_model import fine_tune, load_model
@@ -76,6 +77,10 @@ def run_demo(
         )
     meta = _with_fewer_iterations(load_model(model))
     person = load_person(photos, meta.size)
+    tracks = {}  # before all the work: a clip may show no face
+    for name, clip in drivers.items():
+        with staged_progress() as show_stage:
+            tracks[name] = find_track(clip, on_progress=show_stage)
 
     log.info("1/2 learning the person in %s", ", ".join(map(str, photos)))
     with ThreadPoolExecutor(1) as aside:
@@ -99,11 +104,19 @@ def run_demo(
     for name, clip in drivers.items():
         videos.append(output / f"by_{name}.mp4")
         with staged_progress() as show_stage:
-            drive(head, clip, videos[-1], side_by_side=True, on_progress=show_stage)
+            drive(
+                head,
+                clip,
+                videos[-1],
+                side_by_side=True,
+                track=tracks.get(name),
+                on_progress=show_stage,
+            )
     sheet = output / "contact_sheet.png"
     sheets = [np.asarray(Image.open(sheet_beside(v))) for v in videos]
     with whole_file(sheet) as part:
-        Image.fromarray(_side_by_side(sheets)).save(part)
+        options = provenance.save_options(part.suffix)
+        Image.fromarray(_side_by_side(sheets)).save(part, **options)
     save_animation(output / "personalities.webp", videos)
 
     minutes = (time.monotonic() - started) / 60
@@ -174,12 +187,14 @@ def _side_by_side(pictures):
 
 
 def _every(seconds: float, video: pathlib.Path) -> Iterator[np.ndarray]:
-    """Frames so far apart, whatever the rate of the video."""
-    count = 0
+    """What is shown at every multiple of `seconds`, whatever the rate of the video."""
+    count, shown = 0, None
     for time_s, frame in read_frames(video):
-        if time_s >= count * seconds - 1e-3:
+        while count * seconds < time_s - 1e-3:
+            yield shown
             count += 1
-            yield frame
+        shown = frame
+    yield shown
 
 
 def save_animation(path: str | pathlib.Path, videos: Sequence[pathlib.Path]) -> None:
@@ -216,4 +231,5 @@ def save_animation(path: str | pathlib.Path, videos: Sequence[pathlib.Path]) -> 
             duration=round(1000 * _PERIOD),
             loop=0,
             quality=80,
+            **provenance.save_options(part.suffix),
         )

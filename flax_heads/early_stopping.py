@@ -135,7 +135,7 @@ def keep_better(best: Best, now: Best, rule: Rule) -> Best:
 
 
 def learn(
-    advance: Callable[..., tuple[FineTuneState, dict]],
+    advance: Callable[..., tuple[FineTuneState, dict]] | None,
     check: Callable[..., tuple[Best, jax.Array]],
     state: FineTuneState,
     pictures: Pictures,
@@ -150,6 +150,7 @@ def learn(
 
     Args:
       advance, check: compiled, of one person or of several; see `run_fine_tuning`.
+        Where the rule asks for no iteration, `advance` may be None.
       state: from `personalize`; donated.
       pictures: what to train and to check on; without the latter the number is fixed.
       rule, seed, on_progress: see `Rule` and `run_fine_tuning`.

@@ -19,6 +19,7 @@ from typing import Any
 import jax
 import numpy as np
 
+from data_pipeline import safe_files
 from data_pipeline.errors import InputError
 from data_pipeline.outputs import whole_file
 from flax_heads import baselines, evaluation_report, integrity, metrics, recipe
@@ -30,6 +31,9 @@ from flax_heads.meta_model import MetaModel, fine_tune, load_model
 from flax_heads.scores import ORACLE, Judges, judge_truth, make_judges, score_video
 
 VARIANTS = ("ff", "ft")
+
+
+_MAX_BYTES = 2**32  # of one video's scores
 
 
 def evaluate_held_out(
@@ -92,6 +96,13 @@ def evaluate_held_out(
     judges = judges or make_judges()
     model = _with_fine_tuning(load_model(workdir), fine_tune_fields)
     ff = load_model(ff_model) if ff_model else None
+    if ff and (ff.size, ff.style) != (model.size, model.style):
+        raise InputError(
+            f"{ff_model}: frames of {ff.size} px with {ff.style} cannot stand beside "
+            f"{model.size} px with {model.style}; name a model of the same size and "
+            "rasters",
+            "other_model",
+        )
     wanted = (model, data_dir, max(shots), num_frames, num_videos)
     cross = mode == "cross"
     cases = cross_cases(*wanted) if cross else self_cases(*wanted, seed)
@@ -123,18 +134,20 @@ def evaluate_held_out(
     paths = {
         (t, i): done / f"T{t}_{i:05d}.npz" for t in shots for i in range(len(cases))
     }
+    scores = {}
     with progress("evaluating", len(paths)) as show:
         for count, ((t, i), path) in enumerate(paths.items(), start=1):
-            if not path.exists():
+            scores[t, i] = _load(path)
+            if scores[t, i] is None:
                 landmarks = cases[i].wanted(t, transfer)
                 methods = draw(
                     model, ff, cases[i], t, landmarks, variants, corrections, seed
                 )
-                _save(path, _score_all(methods, cases[i], landmarks, judges))
+                scores[t, i] = _score_all(methods, cases[i], landmarks, judges)
+                _save(path, scores[t, i])
             show(count)
             if count % len(cases) == 0:  # all videos of this T
                 log.info("T=%d: %d videos scored", t, len(cases))
-    scores = {key: _load(path) for key, path in paths.items()}
     return evaluation_report.write(
         output, settings, recipe.as_json(model.config), scores
     )
@@ -216,7 +229,7 @@ def _score_all(methods, case: Case, wanted, judges) -> dict[str, np.ndarray]:
             f"seconds/{method}/{name}": np.float64(s / len(drawn))
             for name, s in seconds.items()
         }
-    return arrays
+    return {name: np.asarray(array) for name, array in arrays.items()}
 
 
 def _open_scores(output: pathlib.Path, settings: dict[str, Any]) -> pathlib.Path:
@@ -227,10 +240,16 @@ def _open_scores(output: pathlib.Path, settings: dict[str, Any]) -> pathlib.Path
     folder, path = output / "scores", output / "settings.json"
     folder.mkdir(parents=True, exist_ok=True)
     if path.exists():
-        before = json.loads(path.read_text())
-        asked = json.loads(json.dumps(settings))
-        differing = [k for k in asked if k != "code" and before.get(k) != asked[k]]
-        if differing:
+        try:
+            before = safe_files.read_json(path)
+            known, asked = _binding(before), _binding(json.loads(json.dumps(settings)))
+        except (ValueError, AttributeError) as error:
+            raise InputError(
+                f"{path}: is damaged ({error}), so that what the scores beside it are of "
+                "is not known; choose a new --output, or delete the folder",
+                reason="damaged",
+            ) from error
+        if differing := [key for key in asked if known.get(key) != asked[key]]:
             raise InputError(
                 f"{output}: holds an evaluation with other settings "
                 f"({', '.join(differing)}); choose a new --output, or delete it",
@@ -245,14 +264,31 @@ def _open_scores(output: pathlib.Path, settings: dict[str, Any]) -> pathlib.Path
     return folder
 
 
+def _binding(settings: dict[str, Any]) -> dict[str, Any]:
+    """What scores depend on: weights and pictures, not where they lie, nor the code."""
+    return {
+        key: {k: v for k, v in value.items() if k != "path"}
+        if isinstance(value, dict)
+        else value
+        for key, value in settings.items()
+        if key != "code"
+    }
+
+
 def _save(path: pathlib.Path, arrays: dict[str, np.ndarray]) -> None:
     with whole_file(path) as part:
         np.savez_compressed(part, **arrays)
 
 
-def _load(path: pathlib.Path) -> dict[str, np.ndarray]:
-    with np.load(path, allow_pickle=False) as arrays:
-        return dict(arrays)
+def _load(path: pathlib.Path) -> dict[str, np.ndarray] | None:
+    """Scores that are there already; None where they are not, or damaged."""
+    if not path.exists():
+        return None
+    try:
+        return safe_files.read_npz(path, _MAX_BYTES)
+    except (ValueError, OSError) as error:
+        log.warning("%s: is damaged (%s); scored again", path, error)
+        return None
 
 
 def _hash(model: MetaModel) -> str:

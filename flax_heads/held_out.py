@@ -32,8 +32,8 @@ def make_held_out_check(
     people = min(held_out.num_videos, _PEOPLE)
     if not people:
         raise InputError(
-            f"{config.data.path}: no held-out people; prepare with a test split or "
-            "raise data.held_out",
+            f"{config.data.path or config.data.kind}: no held-out people; prepare with a "
+            "test split or raise data.held_out; of one person nobody can be held out",
             reason="no_held_out",
         )
     batch = next(held_out.batches(0, 0, people, config.num_support))

@@ -10,11 +10,10 @@ from collections.abc import Callable
 from typing import Any
 
 import jax
-import jax.numpy as jnp
 from ml_collections import ConfigDict
 
 from data_pipeline.errors import InputError
-from flax_heads import integrity, recipe
+from flax_heads import integrity, parallel, recipe
 from flax_heads.console import log
 
 _DEFAULT_VIDEOS = 1_000  # where the data is not at hand
@@ -72,19 +71,17 @@ def describe(config: ConfigDict, num_videos: int | None = None) -> str:
     Nothing is computed but shapes and the program's cost as XLA states it before it
     optimises; activations are not in the memory figures.
     """
+    recipe.check(config)
     videos = num_videos or config.data.num_videos or _count_videos(config)
     networks = recipe.networks(config)
     state = jax.eval_shape(functools.partial(recipe.new_state, config, videos))
     b, k, size = config.batch_size, config.num_support, config.size
-    image = functools.partial(jax.ShapeDtypeStruct, dtype=jnp.uint8)
-    batch = {
-        "support_frames": image((b, k, size, size, 3)),
-        "support_rasters": image((b, k, size, size, 3)),
-        "target_frame": image((b, size, size, 3)),
-        "target_raster": image((b, size, size, 3)),
-        "video_index": jax.ShapeDtypeStruct((b,), jnp.int32),
-    }
-    flops = count_flops(recipe.meta_step(config), state, batch)
+    batch = parallel.abstract_batch(b, k, size)
+    try:
+        flops = count_flops(recipe.meta_step(config), state, batch)
+    except InputError as error:  # no file of VGG's weights here
+        log.warning("%s", error)
+        flops = None
     networks_bytes = _bytes((state.generator, state.discriminator, state.ema))
     rows = [(name, _count(params)) for name, params in state.generator.params.items()]
     rows += [
@@ -145,7 +142,7 @@ def log_run(config, data, held_out, mesh, state, step_fn):
         jax.process_count(),
         (
             _bytes(state.replace(video_embeddings=()))
-            + _bytes(state.video_embeddings) / mesh.size
+            + _shard_bytes(state.video_embeddings)
         )
         / 2**20,
         step_fn.func.memory_analysis().temp_size_in_bytes / 2**20,
@@ -161,6 +158,14 @@ def _count(params) -> str:
 def _bytes(tree) -> int:
     return sum(
         math.prod(leaf.shape) * leaf.dtype.itemsize for leaf in jax.tree.leaves(tree)
+    )
+
+
+def _shard_bytes(tree) -> int:
+    """What one device holds of arrays."""
+    return sum(
+        math.prod(leaf.sharding.shard_shape(leaf.shape)) * leaf.dtype.itemsize
+        for leaf in jax.tree.leaves(tree)
     )
 
 

@@ -8,6 +8,7 @@ the way they are stored matters to them.
 from __future__ import annotations
 
 import concurrent.futures
+import functools
 import hashlib
 import importlib.metadata
 import json
@@ -62,6 +63,7 @@ def differences(saved: dict, now: dict, prefix: str = "") -> list[str]:
     return lines
 
 
+@functools.cache  # as it was when it was first asked for: files may change meanwhile
 def code_version() -> dict[str, str]:
     """The source of the two packages, the commit it may come from, and what it runs on."""
     source = hashlib.sha256()

@@ -93,7 +93,8 @@ class _GroupTuner:
         everywhere = NamedSharding(mesh, PartitionSpec())
         self._learned = jax.device_put(model.learned, everywhere)
         self._key = jax.device_put(jax.random.key(seed), everywhere)
-        start, advance = model.steps()
+        start = model.start()
+        advance = model.advance() if rule.num_iterations else None
 
         def of_all(function, in_axes):  # None: the same for everyone
             axes = {None: PartitionSpec(), 0: PartitionSpec(_AXIS)}

@@ -6,10 +6,11 @@ import dataclasses
 import functools
 import pathlib
 from collections.abc import Callable
-from typing import Any
+from typing import Any, Literal
 
 import jax
 import numpy as np
+from jax.tree_util import Partial
 from ml_collections import ConfigDict
 
 from data_pipeline.augment import augment_all, augment_held_out
@@ -96,36 +97,48 @@ class MetaModel:
         config = self.config.fine_tune
         return Rule(config.num_iterations, config.check_every, config.patience)
 
-    def steps(self) -> tuple[Callable, Callable]:
-        """`personalize` and `make_advance`'s iterations by the config; pure functions."""
-        config = self.config
-        adams = recipe.adams(config, "fine_tune")
-        start = functools.partial(
+    def start(self) -> Callable:
+        """`personalize` by the config; a pure function."""
+        config = self.config.fine_tune
+        generator_adam, discriminator_adam = recipe.adams(self.config, "fine_tune")
+        return functools.partial(
             personalize,
             self.networks,
-            generator_adam=adams[0],
-            discriminator_adam=adams[1],
-            random_psi=config.fine_tune.random_psi,
-            random_w=config.fine_tune.random_w,
+            generator_adam=generator_adam,
+            discriminator_adam=discriminator_adam,
+            random_psi=config.random_psi,
+            random_w=config.random_w,
         )
+
+    def advance(self) -> Partial:
+        """`make_advance`'s iterations by the config; a pure function.
+
+        Raises:
+          InputError: a file of the content loss's networks is not there.
+        """
+        config = self.config
         weights = recipe.loss_weights(config)
         if not config.fine_tune.adversarial:
             weights = dataclasses.replace(weights, adversarial=0, feature_matching=0)
         step = make_fine_tune_step(
             self.networks,
-            *adams,
+            *recipe.adams(config, "fine_tune"),
             weights,
             recipe.perceptual(config),
             discriminator_updates=config.optimizer.discriminator_updates,
             ema_decay=config.fine_tune.ema_decay,
         )
-        return start, make_advance(step, config.fine_tune.batch_size)
+        return make_advance(step, config.fine_tune.batch_size)
 
     @functools.cached_property
-    def tuner(self) -> tuple[Callable, Callable]:
-        """`steps`, compiled; shared by all people."""
-        start, advance = self.steps()
-        return jax.jit(start), compile_advance(advance)
+    def compiled_start(self) -> Callable:
+        """`start`, compiled; shared by all people."""
+        return jax.jit(self.start())
+
+    @functools.cached_property
+    def compiled_advance(self) -> Callable:
+        """`advance`, compiled; shared by all people."""
+        return compile_advance(self.advance())
 
     @functools.cached_property
     def check(self) -> Callable:
@@ -144,14 +157,15 @@ class MetaModel:
 
 
 def load_model(
-    source: str | pathlib.Path | None = None, step: int | None = None
+    source: str | pathlib.Path | None = None,
+    step: int | Literal["best"] | None = None,
 ) -> MetaModel:
     """Loads meta-learned networks: by default those that come with the package.
 
     Args:
       source: the workdir of a training run, a file that `flax-heads export --to file`
-        wrote, or "bundled".
-      step: of a run: which checkpoint; by default its newest.
+        wrote, or "bundled"; `RUN@5000` and `RUN@best` are checkpoints of a run.
+      step: of a run: which checkpoint, "best" by held-out L1; by default its newest.
 
     Raises:
       InputError: no checkpoint there, or a damaged file.
@@ -203,11 +217,13 @@ def fine_tune(
         many iterations there were, and what the checks found.
     """
     rule = model.rule(num_iterations)
-    start, advance = model.tuner
     rasters = draw_rasters(landmarks, model.size, model.style)
-    state = start(*model.learned, photos, rasters, key=jax.random.key(seed))
+    state = model.compiled_start(
+        *model.learned, photos, rasters, key=jax.random.key(seed)
+    )
     learned = learn(
-        advance,
+        # The feed-forward model needs no loss, nor the files of its networks.
+        model.compiled_advance if rule.num_iterations else None,
         model.check,
         state,
         choose_pictures(model, photos, landmarks, rule, seed),

@@ -9,7 +9,7 @@ from __future__ import annotations
 import json
 import os
 import pathlib
-from typing import Any
+from typing import Any, Literal
 
 import jax
 import numpy as np
@@ -28,13 +28,14 @@ _PARTS = ("ema", "generator_vectors", "discriminator", "discriminator_vectors")
 
 
 def load_networks(
-    source: str | os.PathLike = BUNDLED, step: int | None = None
+    source: str | os.PathLike = BUNDLED, step: int | Literal["best"] | None = None
 ) -> tuple[int, dict, dict[str, Any]]:
     """What a new person needs, as `checkpoints.load_for_fine_tuning` returns it.
 
     Args:
-      source: the workdir of a run, a file by `write`, or "bundled".
-      step: of a run: which checkpoint.
+      source: the workdir of a run, a file by `write`, or "bundled". `RUN@5000` and
+        `RUN@best` name a checkpoint of a run as well.
+      step: of a run: which checkpoint; by default its newest.
 
     Raises:
       InputError: no checkpoint there, or a damaged file.
@@ -43,6 +44,10 @@ def load_networks(
         return read(BUNDLED_FILE)
     if pathlib.Path(source).is_file():
         return read(source)
+    run, at, wanted = str(source).rpartition("@")
+    names_step = at and (wanted == "best" or wanted.isdecimal())
+    if names_step and step is None and not pathlib.Path(source).exists():
+        source, step = run, wanted if wanted == "best" else int(wanted)
     return checkpoints.load_for_fine_tuning(source, step)
 
 

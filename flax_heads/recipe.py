@@ -21,6 +21,45 @@ from flax_heads.meta_learning import make_meta_step
 from flax_heads.objectives import LossWeights, PerceptualNetwork
 from flax_heads.state import Adam, Networks, TrainState, init_state, make_networks
 
+_AT_LEAST_ONE = (
+    "size",
+    "batch_size",
+    "num_support",
+    "accumulate",
+    "log_every_steps",
+    "eval_every_steps",
+    "checkpoint_every_steps",
+    "keep_checkpoints",
+    "max_non_finite_steps",
+    "optimizer.discriminator_updates",
+)
+
+
+def check(config: ConfigDict) -> None:
+    """Looks at what would fail late, or oddly.
+
+    Raises:
+      InputError: a number that has to be at least 1, or frames whose side the networks
+        cannot halve as often as they do.
+    """
+    for field in _AT_LEAST_ONE:
+        section = config
+        *path, name = field.split(".")
+        for part in path:
+            section = section[part]
+        if section[name] < 1:
+            raise InputError(
+                f"config.{field} is {section[name]}: expected at least 1", "config"
+            )
+    channels = (config.model[n].channels for n in ("embedder", "discriminator"))
+    halvings = max(map(len, (*channels, config.model.generator.channels)))
+    if config.size % 2**halvings:
+        raise InputError(
+            f"config.size is {config.size}: the networks halve it {halvings} times, "
+            f"choose a multiple of {2**halvings}",
+            "config",
+        )
+
 
 def networks(config: ConfigDict) -> Networks:
     """The modules of a config.

@@ -134,13 +134,30 @@ def read_metrics(step_folder: pathlib.Path) -> dict[str, float] | None:
 def set_aside(folder: pathlib.Path, step: int) -> None:
     """Moves a damaged step out of the way, to `damaged_checkpoints` beside `folder`."""
     if jax.process_index() == 0:
-        aside = folder.parent / "damaged_checkpoints"
-        aside.mkdir(exist_ok=True)
-        names = [
-            aside / f"{step}{tail}" for tail in ("", *(f".{i}" for i in range(99)))
-        ]
-        (folder / str(step)).rename(next(n for n in names if not n.exists()))
+        _move_aside(folder, step)
     _on_all_processes(True)  # nobody looks before it is gone
+
+
+def set_aside_unmeasured(folder: pathlib.Path) -> None:
+    """`set_aside` of every step whose metrics are damaged: Orbax would open none.
+
+    The first process alone looks: another might look after the step has gone.
+    """
+    if jax.process_index() == 0:
+        for step in newest_first(folder):
+            try:
+                read_metrics(folder / str(step))
+            except Damaged as damage:
+                log.warning("%s/%d is damaged (%s)", folder, step, damage)
+                _move_aside(folder, step)
+    _on_all_processes(True)
+
+
+def _move_aside(folder, step):
+    aside = folder.parent / "damaged_checkpoints"
+    aside.mkdir(exist_ok=True)
+    names = [aside / f"{step}{tail}" for tail in ("", *(f".{i}" for i in range(99)))]
+    (folder / str(step)).rename(next(n for n in names if not n.exists()))
 
 
 def reason(error: Exception) -> str:

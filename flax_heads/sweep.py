@@ -109,6 +109,7 @@ def run(
     trained: set[pathlib.Path] = set()
     path = pathlib.Path(workdir, "table.md")
     path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(table(runs))
     for i, one in enumerate(runs, start=1):
         log.info("variant %d of %d: %s", i, len(runs), one.name)
         commands = [one.evaluate] if one.model in trained else [one.train, one.evaluate]
@@ -171,7 +172,7 @@ def table(runs: Sequence[Run], failed: set[str] = frozenset()) -> str:
     lines = ["| variant | T | method | " + " | ".join(titles) + " |"]
     lines.append("|---" * (len(titles) + 3) + "|")
     for one in runs:
-        if not one.report.exists():
+        if one.name in failed or not one.report.exists():
             state = "failed" if one.name in failed else "not run"
             lines.append(f"| {one.name} | | {state} |" + " |" * len(titles))
             continue

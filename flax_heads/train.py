@@ -63,6 +63,7 @@ def train(config: ConfigDict, workdir: str | pathlib.Path) -> TrainState:
     # --- What to train on, and with what
     workdir = pathlib.Path(workdir)
     workdir.mkdir(parents=True, exist_ok=True)
+    recipe.check(config)
     config_json = recipe.as_json(config)
     mesh = parallel.make_mesh()
     parallel.check_batch_size(mesh, config.batch_size, config.accumulate)

@@ -3,6 +3,7 @@
 A step touches the rows of its batch only, whatever the number of videos M. With Adam's
 beta1 = 0 a row without a gradient does not move, so this equals the dense update; its
 second moment still decays, which `last_update` accounts for when the row is next seen.
+(Steps that were skipped for not being finite count as updates there, and only there.)
 """
 
 from __future__ import annotations

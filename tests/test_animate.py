@@ -245,9 +245,10 @@ def test_commands_offer_every_transfer(command):
     assert parser._option_string_actions["--transfer"].choices == TRANSFERS
 
 
-@pytest.mark.parametrize("name", ["out.avi", "nowhere/out.mp4"])
+@pytest.mark.parametrize("name", ["out.avi", "nowhere/out.mp4", "folder_out.mp4"])
 def test_bad_output_is_refused_before_any_work(head, track, tmp_path, name):
     track.save(tmp_path / "track.npz")
+    (tmp_path / "folder_out.mp4").mkdir()
     with pytest.raises(InputError, match="out"):
         drive(head, tmp_path / "track.npz", tmp_path / name)
 
@@ -342,3 +343,19 @@ def test_reading_ahead_raises_after_the_good_items_and_closes_its_source():
     next(items)
     items.close()
     assert closed == ["read_ahead"] * 2 and not _threads_of_ours()
+
+
+@pytest.mark.parametrize("suffix", [".mp4", ".gif", ".webp"])
+def test_outputs_say_that_they_are_synthetic(head, track, tmp_path, suffix):
+    av = pytest.importorskip("av")
+    output = tmp_path / f"out{suffix}"
+    drive(head, "clip.npz", output, track=track)
+    if suffix == ".mp4":
+        with av.open(str(output)) as container:
+            said = container.metadata["comment"]
+    else:
+        with Image.open(output) as picture:
+            said = str(picture.info.get("comment") or picture.info["xmp"])
+    assert "trainedAlgorithmicMedia" in said and "flax-heads" in said
+    with Image.open(tmp_path / "out_sheet.png") as sheet:
+        assert "trainedAlgorithmicMedia" in sheet.text["XML:com.adobe.xmp"]

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from data_pipeline import geometry, synthetic
-from data_pipeline.augment import _warp, augment, augment_all
+from data_pipeline.augment import _warp, augment, augment_all, augment_held_out
 
 PHOTO, LANDMARKS = (
     part[0]
@@ -81,3 +81,19 @@ def test_none_wanted_none_made():
     photos, landmarks = PHOTO[None], LANDMARKS[None]
     pictures, points = augment_all(photos, landmarks, 0, seed=0)
     assert pictures is photos and points is landmarks
+
+
+@pytest.mark.parametrize("shots", [1, 3, 8])
+def test_every_warp_moves_in_its_own_way(shots, monkeypatch):
+    """Also of several photos, and of the pictures that are kept aside."""
+    seeds = []
+
+    def drawn(seed, num_frames, sample=synthetic.sample_poses):
+        seeds.append(seed)
+        return sample(seed, num_frames)
+
+    monkeypatch.setattr(synthetic, "sample_poses", drawn)
+    photos, landmarks = np.stack([PHOTO] * shots), np.stack([LANDMARKS] * shots)
+    augment_all(photos, landmarks, 16, seed=0)
+    augment_held_out(photos, landmarks, 8, seed=0)
+    assert len(seeds) == len(set(seeds)) >= 24

@@ -244,7 +244,7 @@ def test_unreadable_metrics_do_not_keep_a_run_from_going_on(copy):
     assert (copy / "damaged_checkpoints" / "1").exists()
 
 
-@pytest.mark.parametrize("saved_on, read_on", [(4, 1), (4, 2), (1, 4)])
+@pytest.mark.parametrize("saved_on, read_on", [(4, 1), (4, 2), (1, 4), (4, 3)])
 def test_other_device_counts(tmp_path, saved_on, read_on):
     mesh = parallel.make_mesh(jax.devices()[:saved_on])
     state = parallel.jit_init(tiny.make_state, mesh)

@@ -34,7 +34,8 @@ def _model(**fine_tune):
     config = _networks().config.copy_and_resolve_references()
     config.fine_tune.update(fine_tune)
     model = dataclasses.replace(_networks(), config=config)
-    model.__dict__["tuner"] = _networks().tuner
+    for name in ("compiled_start", "compiled_advance"):
+        model.__dict__[name] = getattr(_networks(), name)
     return model
 
 
@@ -151,7 +152,7 @@ def test_one_program_between_checks_gives_the_same_head(monkeypatch):
     )
     host = _head(model)
     monkeypatch.setattr(early_stopping, "prefers_one_program", lambda: True)
-    start, advance = model.tuner
+    start, advance = model.compiled_start, model.compiled_advance
     counts = []
 
     def counted(*arguments, count):
@@ -208,7 +209,7 @@ def test_where_nothing_can_be_kept_aside_the_number_is_fixed():
     two = SIX.photos[:2], SIX.landmarks[:2]
     pictures = choose_pictures(model, *two, model.rule(), seed=0)
     assert len(pictures.photos) == 2 and not len(pictures.held_out)
-    start, advance = model.tuner
+    start, advance = model.compiled_start, model.compiled_advance
     one = choose_pictures(_model(), PERSON.photos, PERSON.landmarks, Rule(5), seed=0)
     state = start(*model.learned, PERSON.photos, one.rasters[:1], key=jax.random.key(0))
     learned = learn(advance, model.check, state, one, model.rule(), seed=0)

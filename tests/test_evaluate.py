@@ -192,3 +192,25 @@ def test_finished_scores_are_kept_and_other_settings_refused(tmp_path, caplog):
     assert later["code"] == [{"source": "abc"}, {"source": "def"}]  # both are named
     assert "another version of the code" in caplog.text
     shutil.rmtree(tmp_path / "scores")
+
+
+def test_where_models_and_data_lie_is_no_setting(tmp_path):
+    evaluate._open_scores(tmp_path, SETTINGS)
+    moved = SETTINGS | {"model": {"path": "./runs/a", "step": 7}}
+    evaluate._open_scores(tmp_path, moved)
+    with pytest.raises(InputError, match=r"other settings \(model\)"):
+        evaluate._open_scores(tmp_path, SETTINGS | {"model": {"path": "", "step": 8}})
+
+
+def test_damaged_scores_are_made_again_and_damaged_settings_named(tmp_path, caplog):
+    folder = evaluate._open_scores(tmp_path, SETTINGS)
+    path = folder / "T1_00000.npz"
+    assert evaluate._load(path) is None
+    evaluate._save(path, {"values/ft/l1": np.arange(400.0)})
+    path.write_bytes(path.read_bytes()[:200])
+    assert evaluate._load(path) is None
+    assert "T1_00000.npz: is damaged" in caplog.text
+    for text in ("", "[1]"):
+        (tmp_path / "settings.json").write_text(text)
+        with pytest.raises(InputError, match=r"settings\.json: is damaged"):
+            evaluate._open_scores(tmp_path, SETTINGS)

@@ -7,7 +7,7 @@ import zlib
 
 import numpy as np
 import pytest
-from PIL import Image
+from PIL import Image, ImageCms
 
 from data_pipeline.errors import InputError
 from data_pipeline.images import Limits, read_image
@@ -227,3 +227,20 @@ def test_samples(samples):
     base = sizes["exif_rotated.jpg"].mean(axis=-1)
     for name in ("cmyk.jpg", "gray16.png"):
         assert abs(sizes[name].mean(axis=-1) - base).mean() < 12, name
+
+
+def test_colour_profiles_become_srgb(tmp_path):
+    """A picture with another profile's numbers looks as the same picture in sRGB."""
+    srgb = ImageCms.ImageCmsProfile(ImageCms.createProfile("sRGB"))
+    other = bytearray(srgb.tobytes())
+    (count,) = struct.unpack(">I", other[128:132])
+    tags = (other[132 + 12 * i : 144 + 12 * i] for i in range(count))
+    places = {bytes(tag[:4]): struct.unpack(">I", tag[4:8])[0] + 8 for tag in tags}
+    red, green = (slice(places[t], places[t] + 12) for t in (b"rXYZ", b"gXYZ"))
+    other[red], other[green] = other[green], other[red]  # they stand for each other
+    image = picture()
+    path = tmp_path / "swapped.png"
+    Image.fromarray(image[..., [1, 0, 2]]).save(path, icc_profile=bytes(other))
+    assert np.abs(read_image(path).astype(int) - image).max() <= 2
+    Image.fromarray(image).save(path, icc_profile=b"no profile")
+    np.testing.assert_array_equal(read_image(path), image)

@@ -94,3 +94,22 @@ def test_the_model_that_comes_with_the_package():
     assert ours == made_by
     card = path.with_name("README.md").read_text()
     assert f"{model.step:,} steps" in card
+
+
+def test_a_runs_checkpoints_are_named_behind_an_at(monkeypatch, tmp_path):
+    asked = []
+    monkeypatch.setattr(
+        model_file.checkpoints,
+        "load_for_fine_tuning",
+        lambda *arguments: asked.append(arguments),
+    )
+    (tmp_path / "run@7").mkdir()
+    for source in ("run", "run@5000", "run@best", "run@home", tmp_path / "run@7"):
+        model_file.load_networks(source)
+    assert asked == [
+        ("run", None),
+        ("run", 5000),
+        ("run", "best"),
+        ("run@home", None),
+        (tmp_path / "run@7", None),
+    ]

@@ -81,3 +81,23 @@ def test_stray_files_are_nobody(tmp_path):
         (tmp_path / name).write_bytes(b"x")
     people = people_from_folder(tmp_path)
     assert people == {"anna": [tmp_path / "anna/1.png"], "bo": [tmp_path / "bo.mp4"]}
+
+
+def test_a_face_that_the_border_cuts_is_refused(folder, tmp_path):
+    """Border pixels would be learned in place of what is missing."""
+    face = data.astronaut()[:135, 60:380]  # ends above the mouth
+    Image.fromarray(np.ascontiguousarray(face)).save(tmp_path / "cut.png")
+    with pytest.raises(InputError, match=r"cut\.png: the face is cut off"):
+        load_person([tmp_path / "cut.png"], 64)
+
+
+def test_frames_in_which_the_border_cuts_the_face_are_not_taken(tmp_path):
+    wide = np.ascontiguousarray(data.astronaut()[:320, 60:380])
+    cut = np.zeros_like(wide)  # the picture's lower end is at the mouth
+    cut[320 - 135 :] = wide[:135]
+    with VideoWriter(tmp_path / "clip.mp4", 320, 320, 25) as writer:
+        for picture in [wide] * 10 + [cut] * 10:
+            writer.write(picture)
+    person = load_person([tmp_path / "clip.mp4"], 64, frames_per_clip=6)
+    times = [float(name.split("@")[1][:-1]) for name in person.sources]
+    assert max(times) < 0.4

@@ -106,6 +106,8 @@ def test_table_says_what_was_not_run(tmp_path):
     assert lines[2].startswith("| base | 8 | fine-tuned | 0.0312 | - |")
     assert lines[3].startswith("| k1 | | failed |")
     assert lines[4].startswith("| k8 | | not run |")
+    # What is there of an earlier run is not what failed now.
+    assert "| base | | failed |" in sweep.table(runs, {"base"})
 
 
 def test_sweep_trains_evaluates_and_goes_on(tmp_path, capfd):

@@ -3,6 +3,7 @@
 import pytest
 
 from configs import synthetic, variants, voxceleb1, voxceleb2
+from data_pipeline.errors import InputError
 from flax_heads import recipe
 
 FULL_STEPS = 75 * 145_569 // 16
@@ -104,3 +105,36 @@ def test_an_older_config_gets_the_defaults_of_newer_fields():
     config = recipe.from_json(saved)
     assert config.fine_tune.random_psi is False
     assert recipe.as_json(config) == recipe.as_json(voxceleb2.get_config("small"))
+
+
+@pytest.mark.parametrize("names", ["ff,v2", "v2,ff", "no_feature_matching,v1"])
+def test_the_order_of_variants_does_not_matter(names):
+    config = voxceleb2.get_config(names)
+    mirrored = voxceleb2.get_config(",".join(reversed(names.split(","))))
+    assert recipe.as_json(config) == recipe.as_json(mirrored)
+    left_out = "match" if "ff" in names else "feature_matching"
+    assert config.loss[left_out] == 0 and config.perceptual.vgg19 > 0
+
+
+@pytest.mark.parametrize("names", ["ft,ff", "k1,k8", "v1,v2", "v1,ft"])
+def test_variants_that_contradict_each_other_are_refused(names):
+    with pytest.raises(ValueError, match=r"both set .*: choose one"):
+        voxceleb2.get_config(names)
+
+
+@pytest.mark.parametrize(
+    "field, value, message",
+    [
+        ("size", 100, "multiple of 64"),
+        ("num_support", 0, "num_support is 0: expected at least 1"),
+        ("log_every_steps", 0, "log_every_steps is 0"),
+        ("max_non_finite_steps", 0, "max_non_finite_steps is 0"),
+        ("optimizer.discriminator_updates", 0, "discriminator_updates is 0"),
+    ],
+)
+def test_numbers_that_cannot_be_are_refused_before_any_work(field, value, message):
+    config = voxceleb2.get_config()
+    recipe.check(config)
+    config.update_from_flattened_dict({field: value})
+    with pytest.raises(InputError, match=message):
+        recipe.check(config)

@@ -1,6 +1,7 @@
 """Videos in and out: true times, upright pictures, sound; no bad file gets through."""
 
 import fractions
+import struct
 import time
 
 import av
@@ -498,3 +499,66 @@ def test_wrong_frames_and_places(tmp_path):
         with pytest.raises(InputError) as caught:
             VideoWriter(path, 64, 48, 25)
         assert caught.value.reason == "unwritable" and str(path) in str(caught.value)
+
+
+@pytest.mark.parametrize("swap", [False, True])
+@pytest.mark.parametrize("down", [1, -1])
+@pytest.mark.parametrize("across", [1, -1])
+def test_mirrored_files_are_shown_as_players_show_them(tmp_path, across, down, swap):
+    """All eight display matrices of right angles, written into the file's header."""
+    frames = np.zeros((3, 48, 64, 3), np.uint8)
+    frames[:, :24, :32] = 255
+    path = write_raw(tmp_path / "a.mp4", frames)
+    data = bytearray(path.read_bytes())
+    at = data.index(b"tkhd") + 4 + 4 * 6 + 16
+    turn = (0, down, 0, across, 0, 0) if swap else (across, 0, 0, 0, down, 0)
+    matrix = [v << 16 for v in turn] + [0, 0, 1 << 30]
+    data[at : at + 36] = struct.pack(">9i", *matrix)
+    path.write_bytes(data)
+    _, frame = next(read_frames(path))
+    wanted = frames[0].transpose(1, 0, 2) if swap else frames[0]
+    wanted = wanted[::down, ::across]
+    assert frame.shape == wanted.shape
+    assert np.abs(frame.astype(float) - wanted).mean() < 6
+
+
+def test_times_that_differ_by_less_than_a_tick_are_kept_apart(tmp_path):
+    """As after a time stamp that is there twice, where the next is nearly repeated."""
+    times = [0.0, 0.04, 0.04 + 1e-9, 0.08]
+    path = tmp_path / "a.mp4"
+    with VideoWriter(path, 64, 48, 25) as writer:
+        for time, frame in zip(times, frames_of(4)):
+            writer.write(frame, time)
+        with pytest.raises(ValueError, match="does not come after"):
+            writer.write(frames_of(1)[0], 0.08)
+    found = [time for time, _ in read_frames(path)]
+    np.testing.assert_allclose(found, times, atol=1e-4)
+
+
+@pytest.mark.parametrize("change", ["time goes back", "another layout"])
+def test_pictures_outlive_sound_that_an_mp4_cannot_hold(tmp_path, change):
+    """Joined transport streams: the second part's sound is odd, its pictures are not."""
+    parts = [tmp_path / "1.ts", tmp_path / "2.ts"]
+    for part, layout in zip(
+        parts, ("mono", "stereo" if "layout" in change else "mono")
+    ):
+        with av.open(str(part), "w", format="mpegts") as output:
+            sound = output.add_stream("mp2", rate=16_000, layout=layout)
+            wave = np.repeat(tone(1.0), 2 if layout == "stereo" else 1)
+            frame = av.AudioFrame.from_ndarray(
+                (wave * 32000).astype(np.int16)[None], "s16", layout
+            )
+            frame.sample_rate = 16_000
+            frame.pts = 16_000 if "layout" in change and part == parts[1] else 0
+            frame.time_base = fractions.Fraction(1, 16_000)
+            output.mux(sound.encode(frame))
+            output.mux(sound.encode())
+    joined = tmp_path / "joined.ts"
+    joined.write_bytes(b"".join(part.read_bytes() for part in parts))
+    path = tmp_path / "a.mp4"
+    with VideoWriter(path, 64, 48, 25, audio_from=joined) as writer:
+        for frame in frames_of(50):
+            writer.write(frame)
+    assert sum(1 for _ in read_frames(path)) == 50
+    wave, rate, _ = read_sound(path)
+    assert 0.8 < len(wave) / rate < 2.2

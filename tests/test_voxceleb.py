@@ -212,3 +212,24 @@ def test_the_sample_corpus(samples):
     assert len({v.identity for v in videos}) == 58
     assert sum(len(v.utterances) for v in videos) == 104
     assert len({v.identity for v in videos if v.split == "test"}) == 6
+
+
+def test_people_whose_folders_are_links_are_found_and_hidden_ones_are_not(tmp_path):
+    disk = _touch(tmp_path / "disk", "bob/b.mp4")
+    corpus = _touch(
+        tmp_path / "corpus", "alice/a.mp4", ".trash/old.mp4", "alice/.thumbs/t.mp4"
+    )
+    (corpus / "bob").symlink_to(disk / "bob")
+    (corpus / "alice/loop").symlink_to(corpus)
+    assert _keys(find_videos(corpus, "folder")) == ["alice/a", "bob/b"]
+
+
+def test_other_peoples_pictures_in_voxceleb1s_layout(tmp_path):
+    """The official split is of VoxCeleb1's people, who are called First_Last."""
+    pictures = ("0.jpg", "1.JPG", "2.jpeg", "3.png", "notes.txt")
+    names = [f"Emma{i}" for i in range(5)] + [f"Bob{i}" for i in range(5)]
+    _touch(tmp_path, *(f"{n}/1.6/v/{p}" for n in names for p in pictures))
+    videos = find_videos(tmp_path, "voxceleb1", test_fraction=0.5)
+    assert all(len(video.utterances) == 4 for video in videos)
+    test = {v.identity for v in videos if v.split == "test"}
+    assert 0 < len(test) < 10 and test != set(names[:5])
