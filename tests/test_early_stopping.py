@@ -152,19 +152,19 @@ def test_one_program_between_checks_gives_the_same_head(monkeypatch):
     )
     host = _head(model)
     monkeypatch.setattr(early_stopping, "prefers_one_program", lambda: True)
-    start, advance = model.compiled_start, model.compiled_advance
+    advance = model.compiled_advance
     counts = []
 
     def counted(*arguments, count):
         counts.append(count)
         return advance(*arguments, count=count)
 
-    monkeypatch.setitem(model.__dict__, "tuner", (start, counted))
+    monkeypatch.setitem(model.__dict__, "compiled_advance", counted)
     device = _head(model)
     assert counts == [2] * 5
     expected, found = (np.array(h.history["checks"]) for h in (host, device))
     assert found[:, 0].tolist() == [0, 4, 8, 10]
-    np.testing.assert_allclose(found[:2], expected[:2], rtol=1e-3)
+    np.testing.assert_allclose(found[:2], expected[:2], rtol=3e-3)
     # Compiled apart; Adam enlarges the other rounding with every iteration.
     np.testing.assert_allclose(found, expected, rtol=0.02)
 
