@@ -176,6 +176,12 @@ def export(arguments) -> None:
     from flax_heads.console import set_up
 
     set_up()
+    if arguments.dtype and arguments.to != "stablehlo":
+        raise InputError(
+            "--dtype is of a head's drawing (--to stablehlo); weights are written in the "
+            "precision of their file",
+            reason="usage",
+        )
     if arguments.to == "torch" and arguments.model:
         from flax_heads.torch_weights import export_torch
 

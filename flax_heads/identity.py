@@ -43,17 +43,6 @@ def csim(descriptors: np.ndarray, truth: np.ndarray) -> np.ndarray:
     return (_unit(descriptors) * _unit(truth)).sum(-1)
 
 
-def csim_to_sources(descriptors: np.ndarray, sources: np.ndarray) -> np.ndarray:
-    """Mean cosine similarity of each frame to T source photos. [F, D], [T, D] -> [F].
-
-    Photos without a face (NaN) are left out; NaN where none has one.
-    """
-    sources = sources[np.isfinite(sources).all(-1)]
-    if not len(sources):
-        return np.full(len(descriptors), np.nan, np.float32)
-    return (_unit(descriptors) @ _unit(sources).T).mean(-1)
-
-
 class DlibIdentity:
     """dlib's face-recognition network: 128 numbers a face.
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import hashlib
 import time
 import types
 from collections.abc import Iterator, Mapping
@@ -12,6 +11,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from data_pipeline import geometry
+from data_pipeline.shards import checksum
 from flax_heads import face_id, identity, inception, lpips, metrics
 
 # name -> (title in tables, whether higher is better); the order of the report's columns.
@@ -89,20 +89,15 @@ def make_judges(
     weights = {"dlib": face_id.WEIGHTS_FILE}
     if arcface:
         identities["arcface"] = identity.ArcFaceIdentity(arcface)
-        weights["arcface"] = _sha256(arcface)
+        weights["arcface"] = checksum(arcface)
     inception_variables = lpips_variables = None
     if inception_weights:
         inception_variables = inception.load_inception(inception_weights)
-        weights["inception"] = _sha256(inception_weights)
+        weights["inception"] = checksum(inception_weights)
     if lpips_weights:
         lpips_variables = lpips.load_lpips(*lpips_weights)
-        weights["lpips"] = " ".join(_sha256(path) for path in lpips_weights)
+        weights["lpips"] = " ".join(checksum(path) for path in lpips_weights)
     return Judges(identities, inception_variables, lpips_variables, weights)
-
-
-def _sha256(path: str) -> str:
-    with open(path, "rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def describe(
