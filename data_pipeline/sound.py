@@ -1,5 +1,6 @@
 """The driver's sound, on its way into another file: copied where it can be."""
 
+import contextlib
 import os
 
 from data_pipeline.images import Limits
@@ -124,7 +125,8 @@ class Sound:
     def finish(self, output) -> None:
         """Flushes the encoder."""
         if not self._copied:
-            output.mux(self._output.encode())
+            with contextlib.suppress(ValueError):  # as in `pump`
+                output.mux(self._output.encode())
 
     def close(self) -> None:
         self._opened.__exit__(None, None, None)

@@ -198,7 +198,8 @@ def _find_voxceleb1(source: pathlib.Path) -> Iterator[Video]:
     crops = [
         source.glob(pattern) for pattern in ("*/[0-9].[0-9]/*", "*/*/[0-9].[0-9]/*")
     ]
-    for folder in sorted(folder for found in crops for folder in found):
+    folders = (path for found in crops for path in found if path.is_dir())
+    for folder in sorted(folders):
         files = [f for f in _visible(folder.iterdir()) if _is_numbered_picture(f)]
         if files:
             files.sort(key=lambda file: int(file.stem))

@@ -58,7 +58,7 @@ def open_manager(
     # Orbax tells of a failed save in hundreds of lines, and so do its threads later.
     absl_logging.set_verbosity(absl_logging.FATAL)
     folder = saved_steps.folder_of(workdir)
-    saved_steps.set_aside_unmeasured(folder)
+    saved_steps.set_aside_damaged_metrics(folder)
     last = checkpoint_managers.LatestN(keep)
     best = checkpoint_managers.BestN(
         get_metric_fn=lambda metrics: metrics[BEST_BY],

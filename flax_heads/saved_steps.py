@@ -138,7 +138,7 @@ def set_aside(folder: pathlib.Path, step: int) -> None:
     _on_all_processes(True)  # nobody looks before it is gone
 
 
-def set_aside_unmeasured(folder: pathlib.Path) -> None:
+def set_aside_damaged_metrics(folder: pathlib.Path) -> None:
     """`set_aside` of every step whose metrics are damaged: Orbax would open none.
 
     The first process alone looks: another might look after the step has gone.

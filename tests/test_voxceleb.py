@@ -229,6 +229,7 @@ def test_other_peoples_pictures_in_voxceleb1s_layout(tmp_path):
     pictures = ("0.jpg", "1.JPG", "2.jpeg", "3.png", "notes.txt")
     names = [f"Emma{i}" for i in range(5)] + [f"Bob{i}" for i in range(5)]
     _touch(tmp_path, *(f"{n}/1.6/v/{p}" for n in names for p in pictures))
+    _touch(tmp_path, "Bob1/1.6/readme.txt")
     videos = find_videos(tmp_path, "voxceleb1", test_fraction=0.5)
     assert all(len(video.utterances) == 4 for video in videos)
     test = {v.identity for v in videos if v.split == "test"}
