@@ -230,3 +230,14 @@ def test_what_was_asked_for_does_not_depend_on_the_outcome():
 def test_rules_that_cannot_be_followed_are_refused(fields):
     with pytest.raises(InputError, match="expected at least 0, 0 and 1"):
         Rule(*fields)
+
+
+def test_feed_forward_heads_need_no_file_of_the_content_loss():
+    """A model that was trained with VGG's weights, where they are not."""
+    config = _networks().config.copy_and_resolve_references()
+    config.perceptual.vgg19, config.vgg19.path = 1.0, "gone/vgg19-d01eb7cb.pth"
+    model = dataclasses.replace(_networks(), config=config)
+    head = fine_tune(model, PERSON.photos, PERSON.landmarks, num_iterations=0)
+    assert head.history["iterations_run"] == 0
+    with pytest.raises(InputError, match=r"gone/vgg19-d01eb7cb\.pth"):
+        fine_tune(model, PERSON.photos, PERSON.landmarks, num_iterations=1)
