@@ -309,12 +309,10 @@ def _shown_size(path, frame, stream, limits: Limits) -> tuple[int, int]:
 
 def _upright(rgb: np.ndarray, frame) -> np.ndarray:
     """The picture turned, and mirrored, as the file's display matrix says."""
-    for kind, data in frame.side_data.items():
-        if kind.name == "DISPLAYMATRIX":
-            a, b, _, c, d, *_ = np.frombuffer(bytes(data), np.int32)
-            break
-    else:
+    matrix = frame.side_data.get("DISPLAYMATRIX")
+    if matrix is None:
         return rgb
+    a, b, _, c, d, *_ = np.frombuffer(bytes(matrix), np.int32)
     # (x, y) is shown at (a x + c y, b x + d y), by whichever quarter turn is nearest.
     if abs(int(a)) < abs(int(b)):
         rgb, across, down = rgb.transpose(1, 0, 2), c, b
