@@ -55,7 +55,7 @@ def probe(path: str | os.PathLike, limits: Limits | None = None) -> VideoInfo:
         frame = next(_decode(path, container, stream, limits))
         width, height = _shown_size(path, frame, stream, limits)
         pixels = np.broadcast_to(np.uint8(0), (height, width, 3))
-        height, width, _ = _upright(pixels, frame).shape
+        height, width, _ = _upright(pixels, _display_matrix(frame)).shape
         return VideoInfo(
             width=width,
             height=height,
@@ -102,6 +102,7 @@ def read_frames(
             if size is None:
                 size = (frame.width, frame.height)
                 width, height = _shown_size(path, frame, stream, limits)
+                matrix = _display_matrix(frame)
             if (frame.width, frame.height) != size:
                 raise InputError(
                     f"{path}: the frame size changes from {size[0]}x{size[1]} to "
@@ -116,7 +117,7 @@ def read_frames(
                 rgb = frame.to_ndarray(
                     width=width, height=height, format="rgb24", interpolation="BICUBIC"
                 )
-                rgb = np.ascontiguousarray(_upright(rgb, frame))
+                rgb = np.ascontiguousarray(_upright(rgb, matrix))
             yield seconds, rgb
 
 
@@ -307,15 +308,23 @@ def _shown_size(path, frame, stream, limits: Limits) -> tuple[int, int]:
     return width, height
 
 
-def _upright(rgb: np.ndarray, frame) -> np.ndarray:
-    """The picture turned, and mirrored, as the file's display matrix says."""
+def _display_matrix(frame) -> tuple[int, int, int, int]:
+    """(a, b, c, d): the pixel (x, y) is shown at (a x + c y, b x + d y), but for a shift.
+
+    Ask one frame of a file: PyAV's side data and its frame hold each other, so that
+    every frame that is asked stays in memory for a while.
+    """
     matrix = frame.side_data.get("DISPLAYMATRIX")
     if matrix is None:
-        return rgb
-    a, b, _, c, d, *_ = np.frombuffer(bytes(matrix), np.int32)
-    # (x, y) is shown at (a x + c y, b x + d y), by whichever quarter turn is nearest.
-    if abs(int(a)) < abs(int(b)):
+        return 1, 0, 0, 1
+    a, b, _, c, d, *_ = np.frombuffer(bytes(matrix), np.int32).tolist()
+    return a, b, c, d
+
+
+def _upright(rgb: np.ndarray, matrix: tuple[int, int, int, int]) -> np.ndarray:
+    """The picture turned, and mirrored, by whichever quarter turn is nearest."""
+    a, b, c, d = matrix
+    across, down = a, d
+    if abs(a) < abs(b):
         rgb, across, down = rgb.transpose(1, 0, 2), c, b
-    else:
-        across, down = a, d
     return rgb[:: -1 if down < 0 else 1, :: -1 if across < 0 else 1]
