@@ -313,7 +313,7 @@ def test_a_file_that_may_not_grow_leaves_the_step_before(tmp_path):
 
 
 def test_a_full_disk_leaves_the_step_before(tmp_path):
-    mount = ["mount", "-t", "tmpfs", "-o", "size=4m", "tmpfs", str(tmp_path)]
+    mount = ["mount", "-t", "tmpfs", "-o", "size=2m", "tmpfs", str(tmp_path)]
     if (
         not shutil.which("mount")
         or subprocess.run(mount, capture_output=True).returncode

@@ -148,7 +148,12 @@ def test_a_fixed_number_is_exactly_that_number():
 def test_one_program_between_checks_gives_the_same_head(monkeypatch):
     """As on accelerators: one program compiled, though 10 is no multiple of 4."""
     model = tiny.make_model(
-        num_iterations=10, check_every=4, patience=3, augmentations=4
+        num_iterations=10,
+        check_every=4,
+        patience=3,
+        augmentations=4,
+        generator_learning_rate=2e-4,
+        discriminator_learning_rate=2e-4,
     )
     host = _head(model)
     monkeypatch.setattr(early_stopping, "prefers_one_program", lambda: True)
@@ -164,9 +169,8 @@ def test_one_program_between_checks_gives_the_same_head(monkeypatch):
     assert counts == [2] * 5
     expected, found = (np.array(h.history["checks"]) for h in (host, device))
     assert found[:, 0].tolist() == [0, 4, 8, 10]
-    np.testing.assert_allclose(found[:2], expected[:2], rtol=3e-3)
-    # Compiled apart; Adam enlarges the other rounding with every iteration.
-    np.testing.assert_allclose(found, expected, rtol=0.1)
+    # Compiled apart; at this rate Adam hardly enlarges the other rounding.
+    np.testing.assert_allclose(found, expected, rtol=1e-3)
 
 
 def _as_set(pictures):
