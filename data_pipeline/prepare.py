@@ -72,8 +72,12 @@ def prepare(
 
     Raises:
       InputError: no usable source, no frame with a face in it, or a `data_dir` that
-        holds another dataset.
+        holds another dataset; `beam_options` without a runner.
     """
+    if beam_options and not runner:
+        raise InputError(
+            "--beam-options are for a Beam runner: name it by --runner", reason="usage"
+        )
     console = console or rich.console.Console(file=sys.stdout)
     data_dir = pathlib.Path(data_dir)
     settings = Settings(

@@ -67,6 +67,13 @@ def test_batch_that_does_not_divide_over_the_devices(capsys, tmp_path, monkeypat
     assert "multiple of 4" in line
 
 
+def test_options_for_no_runner_are_refused(capsys, tmp_path):
+    argv = ["prepare", f"--source={tmp_path}", f"--data-dir={tmp_path / 'data'}"]
+    argv += ["--layout=folder", "--beam-options", "flink_master=host:8081"]
+    assert "name it by --runner" in _fails(capsys, *argv)
+    assert not (tmp_path / "data").exists()
+
+
 def test_missing_model_head_driver_and_corpus(capsys, tmp_path):
     photo = tmp_path / "photo.png"
     Image.fromarray(np.zeros((64, 64, 3), np.uint8)).save(photo)
