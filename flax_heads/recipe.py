@@ -6,6 +6,8 @@ The programs call this; nothing below them ever sees a config.
 from __future__ import annotations
 
 import json
+import os
+import pathlib
 from typing import Any
 
 import jax
@@ -20,6 +22,9 @@ from flax_heads import perceptual as vgg
 from flax_heads.meta_learning import make_meta_step
 from flax_heads.objectives import LossWeights, PerceptualNetwork
 from flax_heads.state import Adam, Networks, TrainState, init_state, make_networks
+
+# A folder with the weights of the content loss's networks on this machine.
+WEIGHTS_FOLDER = "FLAX_HEADS_WEIGHTS"
 
 _AT_LEAST_ONE = (
     "size",
@@ -111,7 +116,24 @@ def _load_vgg(name: str, config: ConfigDict):
             f"or leave it out by --config.perceptual.{name}=0",
             reason="missing_weights",
         )
-    return vgg.as_perceptual(load(path, source))
+    return vgg.as_perceptual(load(_on_this_machine(name, path), source))
+
+
+def _on_this_machine(name, path):
+    """Where the config says, or a file of that name in the folder `WEIGHTS_FOLDER`."""
+    folder = os.environ.get(WEIGHTS_FOLDER)
+    places = [pathlib.Path(path)]
+    if folder:
+        places.append(pathlib.Path(folder) / places[0].name)
+    for place in places:
+        if place.exists():
+            return place
+    raise InputError(
+        f"{' and '.join(map(str, places))}: no such file, which {name}.path of the config "
+        f"asks for; name a folder that holds {places[0].name} by the environment variable "
+        f"{WEIGHTS_FOLDER} (where to fetch it: docs/files.md)",
+        reason="missing_weights",
+    )
 
 
 _PERCEPTUAL = {

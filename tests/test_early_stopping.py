@@ -236,12 +236,19 @@ def test_rules_that_cannot_be_followed_are_refused(fields):
         Rule(*fields)
 
 
-def test_feed_forward_heads_need_no_file_of_the_content_loss():
+def test_feed_forward_heads_need_no_file_of_the_content_loss(monkeypatch, tmp_path):
     """A model that was trained with VGG's weights, where they are not."""
+    monkeypatch.setenv("FLAX_HEADS_WEIGHTS", str(tmp_path))
     config = _networks().config.copy_and_resolve_references()
     config.perceptual.vgg19, config.vgg19.path = 1.0, "gone/vgg19-d01eb7cb.pth"
     model = dataclasses.replace(_networks(), config=config)
     head = fine_tune(model, PERSON.photos, PERSON.landmarks, num_iterations=0)
     assert head.history["iterations_run"] == 0
-    with pytest.raises(InputError, match=r"gone/vgg19-d01eb7cb\.pth"):
+    with pytest.raises(
+        InputError, match=r"gone/vgg19-d01eb7cb\.pth and .*no such file"
+    ):
+        fine_tune(model, PERSON.photos, PERSON.landmarks, num_iterations=1)
+    # A folder of this machine, which the environment names, stands in.
+    (tmp_path / "vgg19-d01eb7cb.pth").write_bytes(b"read")
+    with pytest.raises(InputError, match=f"{tmp_path}/vgg19-d01eb7cb.pth: "):
         fine_tune(model, PERSON.photos, PERSON.landmarks, num_iterations=1)
