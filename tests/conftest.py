@@ -1,6 +1,5 @@
 """Four simulated CPU devices for every test, and the optional sample data."""
 
-import gc
 import os
 import pathlib
 
@@ -45,12 +44,6 @@ def pytest_collection_modifyitems(items):
 
 @pytest.fixture(autouse=True, scope="module")
 def _forget_compiled_programs():
-    """Those of all modules together would fill a laptop's memory.
-
-    What then is left, most of it made by imports, stays to the end: collections, of
-    which JAX and Orbax ask for many, need not look through it each time.
-    """
-    gc.collect()
-    gc.freeze()
+    """Those of all modules together would fill a laptop's memory."""
     yield
     jax.clear_caches()
