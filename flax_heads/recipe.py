@@ -24,7 +24,7 @@ from flax_heads.objectives import LossWeights, PerceptualNetwork
 from flax_heads.state import Adam, Networks, TrainState, init_state, make_networks
 
 # A folder with the weights of the content loss's networks on this machine.
-WEIGHTS_FOLDER = "FLAX_HEADS_WEIGHTS"
+_WEIGHTS_FOLDER = "FLAX_HEADS_WEIGHTS"
 
 _AT_LEAST_ONE = (
     "size",
@@ -120,18 +120,18 @@ def _load_vgg(name: str, config: ConfigDict):
 
 
 def _on_this_machine(name, path):
-    """Where the config says, or a file of that name in the folder `WEIGHTS_FOLDER`."""
-    folder = os.environ.get(WEIGHTS_FOLDER)
+    """Where the config says, or a file of that name in the folder `_WEIGHTS_FOLDER`."""
+    folder = os.environ.get(_WEIGHTS_FOLDER)
     places = [pathlib.Path(path)]
     if folder:
         places.append(pathlib.Path(folder) / places[0].name)
     for place in places:
-        if place.exists():
+        if os.path.exists(place):  # unlike pathlib's, False where one may not look
             return place
     raise InputError(
-        f"{' and '.join(map(str, places))}: no such file, which {name}.path of the config "
-        f"asks for; name a folder that holds {places[0].name} by the environment variable "
-        f"{WEIGHTS_FOLDER} (where to fetch it: docs/files.md)",
+        f"{' and '.join(map(str, places))}: no such file; correct --config.{name}.path, or "
+        f"for a trained model set {_WEIGHTS_FOLDER} to a folder that holds "
+        f"{places[0].name} (where to fetch it: docs/files.md)",
         reason="missing_weights",
     )
 
