@@ -47,8 +47,10 @@ def config_file(tmp_path):
 
 
 def _environment(devices: int) -> dict[str, str]:
-    flags = f"--xla_force_host_platform_device_count={devices}"
-    return os.environ | {"PYTHONPATH": str(ROOT), "XLA_FLAGS": flags}
+    return os.environ | {
+        "PYTHONPATH": str(ROOT),
+        "XLA_FLAGS": tiny.xla_flags(devices),
+    }
 
 
 def _free_port() -> int:
