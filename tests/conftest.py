@@ -5,7 +5,7 @@ import pathlib
 
 os.environ.setdefault("JAX_PLATFORMS", "cpu")
 # Compiling dominates tests of tiny models. The option is for jax before 0.12, whose
-# newer emitters of fusions take a third longer; later ones know and need none.
+# newer emitters of fusions cost a third more CPU in all; later ones ignore it.
 os.environ.setdefault("JAX_DISABLE_MOST_OPTIMIZATIONS", "1")
 os.environ["XLA_FLAGS"] = " ".join(
     (
