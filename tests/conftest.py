@@ -4,16 +4,11 @@ import os
 import pathlib
 
 os.environ.setdefault("JAX_PLATFORMS", "cpu")
-# Compiling dominates tests of tiny models. The option is for jax before 0.12, whose
-# newer emitters of fusions cost a third more CPU in all; later ones ignore it.
-os.environ.setdefault("JAX_DISABLE_MOST_OPTIMIZATIONS", "1")
-os.environ["XLA_FLAGS"] = " ".join(
-    (
-        os.environ.get("XLA_FLAGS", ""),
-        "--xla_backend_extra_options=xla_cpu_disable_new_fusion_emitters",
-        "--xla_force_host_platform_device_count=4",
-    )
+os.environ["XLA_FLAGS"] = (
+    os.environ.get("XLA_FLAGS", "") + " --xla_force_host_platform_device_count=4"
 )
+# Compiling dominates tests of tiny models.
+os.environ.setdefault("JAX_DISABLE_MOST_OPTIMIZATIONS", "1")
 # Programs that several tests (and test processes) share are compiled once.
 os.environ.setdefault(
     "JAX_COMPILATION_CACHE_DIR",

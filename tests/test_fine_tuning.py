@@ -198,11 +198,9 @@ def test_random_starts_replace_psi_or_w_and_nothing_else(start):
     noise = _personalize(meta, photos, rasters, random_psi=True)
     assert np.std(noise.generator.params["psi"]) == pytest.approx(1, rel=0.3)
     assert np.abs(noise.generator.params["psi"] - psi).max() > 0.5
-    np.testing.assert_allclose(noise.discriminator.params["w0"], w, rtol=1e-5)
+    np.testing.assert_array_equal(noise.discriminator.params["w0"], w)
     other_w = _personalize(meta, photos, rasters, random_w=True)
-    np.testing.assert_allclose(
-        other_w.generator.params["psi"], psi, rtol=1e-5, atol=1e-6
-    )
+    np.testing.assert_array_equal(other_w.generator.params["psi"], psi)
     drawn = other_w.discriminator.params["w0"] - meta.discriminator.params["w0"]
     assert np.std(drawn) > 0.01 and np.abs(drawn).max() <= 0.1
 
@@ -311,7 +309,7 @@ def test_a_person_is_learned_as_well_in_bfloat16():
     untrained = learned(model, 0)[1]
     (head, exact), (other, near) = learned(model, 100), learned(half, 100)
     assert exact < 0.9 * untrained
-    assert near < 1.05 * exact
+    assert near == pytest.approx(exact, rel=0.05)
     assert [h.generator["dtype"] for h in (head, other)] == ["float32", "bfloat16"]
     assert all(x.dtype == np.float32 for x in jax.tree.leaves(other.params))
     assert not np.array_equal(head.psi, other.psi)  # it did compute otherwise

@@ -9,8 +9,6 @@ import pytest
 nbclient = pytest.importorskip("nbclient")
 import nbformat
 
-from tests import tiny
-
 ROOT = pathlib.Path(__file__).resolve().parents[1]
 MAX_BYTES = 600_000
 
@@ -24,7 +22,7 @@ def test_notebook_runs(path, tmp_path, monkeypatch):
     """With small settings, in a kernel and a folder of its own."""
     pytest.importorskip("dlib")
     monkeypatch.setenv("FLAX_HEADS_SMALL", "1")
-    monkeypatch.setenv("XLA_FLAGS", tiny.xla_flags(devices=1))
+    monkeypatch.setenv("XLA_FLAGS", "")
     monkeypatch.setenv("PYTHONPATH", str(ROOT))
     notebook = nbformat.read(path, as_version=4)
     here = {"metadata": {"path": str(tmp_path)}}

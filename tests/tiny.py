@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import os
-
 import jax
 import numpy as np
 
@@ -100,12 +98,6 @@ def make_batch(seed: int = 0, batch_size: int = 4, num_support: int = 2):
         "target_raster": images(batch_size),
         "video_index": rng.permutation(NUM_VIDEOS)[:batch_size].astype(np.int32),
     }
-
-
-def xla_flags(devices: int) -> str:
-    """The tests' own for another process, of so many simulated devices."""
-    count = f"--xla_force_host_platform_device_count={devices}"
-    return f"{os.environ['XLA_FLAGS']} {count}"  # the last one counts
 
 
 def assert_trees_close(a, b, rtol=1e-4, atol=1e-5):
