@@ -13,7 +13,9 @@ import multiprocessing
 import multiprocessing.connection
 import os
 import signal
+import sys
 import time
+import types
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Any
 
@@ -47,7 +49,7 @@ def run_tasks(
     """Runs `function(task, beat)` in spawned processes, in any order.
 
     Args:
-      function: importable; calls `beat()` at least every `silence_limit` seconds,
+      function: of a module, not of the script itself; calls `beat()` at least every `silence_limit` seconds,
         so that a long task can be told from a hung one.
       tasks, results: picklable.
       num_workers: processes; 0 runs in this one, unprotected.
@@ -122,7 +124,8 @@ class _Worker:
         self.process = context.Process(
             target=_work, args=(function, theirs), daemon=True
         )
-        self.process.start()
+        with _nameless_script():
+            self.process.start()
         theirs.close()
         self.stopped = False
 
@@ -157,6 +160,22 @@ class _Worker:
         if self.process.is_alive():
             self.process.kill()
             self.process.join()
+
+
+@contextlib.contextmanager
+def _nameless_script() -> Iterator[None]:
+    """Keeps a new process from running the script that runs here once more.
+
+    It would, to know the script's own functions: two seconds of importing JAX where that
+    is a training run, and an error where the script's work is not behind
+    `if __name__ == "__main__"`.
+    """
+    script = sys.modules["__main__"]
+    sys.modules["__main__"] = types.ModuleType("__main__")
+    try:
+        yield
+    finally:
+        sys.modules["__main__"] = script
 
 
 def _work(function, pipe) -> None:

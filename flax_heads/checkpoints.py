@@ -60,6 +60,12 @@ def open_manager(
     folder = saved_steps.folder_of(workdir)
     saved_steps.set_aside_damaged_metrics(folder)
     last = checkpoint_managers.LatestN(keep)
+    # Orbax's default has each device write a slice of what all of them hold, and compiles
+    # a program for every shape and device at the first save.
+    whole = ocp.type_handlers.create_type_handler_registry(
+        (jax.Array, ocp.type_handlers.ArrayHandler(use_replica_parallel=False))
+    )
+    json = ocp.JsonCheckpointHandler
     best = checkpoint_managers.BestN(
         get_metric_fn=lambda metrics: metrics[BEST_BY],
         reverse=True,
@@ -68,6 +74,12 @@ def open_manager(
     )
     manager = ocp.CheckpointManager(
         folder,
+        item_handlers={
+            "state": ocp.PyTreeCheckpointHandler(type_handler_registry=whole),
+            "config": json(),
+            "code": json(),
+            "digests": json(),
+        },
         options=ocp.CheckpointManagerOptions(
             preservation_policy=checkpoint_managers.AnyPreservationPolicy([last, best]),
             best_fn=lambda metrics: metrics[BEST_BY],  # without it none are written
@@ -117,7 +129,7 @@ def save(
         saved_steps.record(config, code, metrics) | {"state": state}
     )
     items = ocp.args.Composite(
-        state=ocp.args.StandardSave(state),
+        state=ocp.args.PyTreeSave(state),
         config=ocp.args.JsonSave(config),
         code=ocp.args.JsonSave(code),
         digests=ocp.args.JsonSave(digests),

@@ -42,6 +42,7 @@ def state_of(step: int):
     return jax.device_put(state.replace(step=np.int32(step)))
 
 
+@functools.cache
 def abstract(devices: int = 1):
     mesh = parallel.make_mesh(jax.devices()[:devices])
     target = jax.eval_shape(tiny.make_state)

@@ -1,5 +1,8 @@
 import os
+import pathlib
 import signal
+import subprocess
+import sys
 import time
 
 from data_pipeline.workers import Failure, run_tasks
@@ -31,6 +34,27 @@ def test_a_lost_worker_costs_one_task():
     reasons = {k: v.reason for k, v in results.items() if isinstance(v, Failure)}
     assert reasons == {"crash": "crashed", "hang": "hung", "raise": "failed"}
     assert results["raise"].message == "RuntimeError: no"
+
+
+_SCRIPT = """
+from data_pipeline.workers import run_all
+from tests.test_workers import _task
+print("begun", flush=True)
+print(run_all(_task, ["a", "b", "c"], 2))
+"""
+
+
+def test_a_script_runs_once_and_needs_no_guard(tmp_path):
+    """Spawned processes do not run it again, as `multiprocessing` would have them do."""
+    (tmp_path / "script.py").write_text(_SCRIPT)
+    root = pathlib.Path(__file__).resolve().parents[1]
+    done = subprocess.run(
+        [sys.executable, tmp_path / "script.py"],
+        env=os.environ | {"PYTHONPATH": str(root)},
+        capture_output=True,
+        text=True,
+    )
+    assert done.stdout == "begun\n['aa', 'bb', 'cc']\n", done.stderr
 
 
 def test_without_workers_tasks_run_here():
