@@ -49,8 +49,8 @@ def run_tasks(
     """Runs `function(task, beat)` in spawned processes, in any order.
 
     Args:
-      function: of a module, not of the script itself; calls `beat()` at least every `silence_limit` seconds,
-        so that a long task can be told from a hung one.
+      function: of a module, not of the script itself; calls `beat()` at least every
+        `silence_limit` seconds, so that a long task can be told from a hung one.
       tasks, results: picklable.
       num_workers: processes; 0 runs in this one, unprotected.
       silence_limit: seconds without a beat after which a worker is killed.
