@@ -12,7 +12,7 @@ import jax
 import numpy as np
 import orbax.checkpoint as ocp
 from absl import logging as absl_logging
-from orbax.checkpoint import checkpoint_managers
+from orbax.checkpoint import checkpoint_managers, type_handlers
 
 from data_pipeline.errors import InputError
 from flax_heads import integrity, recipe, saved_steps
@@ -62,8 +62,10 @@ def open_manager(
     last = checkpoint_managers.LatestN(keep)
     # Orbax's default has each device write a slice of what all of them hold, and compiles
     # a program for every shape and device at the first save.
-    whole = ocp.type_handlers.create_type_handler_registry(
-        (jax.Array, ocp.type_handlers.ArrayHandler(use_replica_parallel=False))
+    whole = type_handlers.create_type_handler_registry(
+        (jax.Array, type_handlers.ArrayHandler(use_replica_parallel=False)),
+        (np.ndarray, type_handlers.NumpyHandler()),
+        (np.number, type_handlers.ScalarHandler()),
     )
     json = ocp.JsonCheckpointHandler
     best = checkpoint_managers.BestN(

@@ -20,6 +20,7 @@ from flax_heads.console import log
 from tests import tiny
 
 ROOT = pathlib.Path(__file__).resolve().parents[1]
+make_state = functools.partial(tiny.make_state, networks=tiny.SHALLOW_NETWORKS)
 CONFIG = {"size": 16, "optimizer": {"eps": 1e-5}, "num_train_steps": 10}
 
 
@@ -37,7 +38,7 @@ def messages(caplog):
 @functools.cache
 def state_of(step: int):
     """A state that differs from step to step in every float."""
-    state = jax.device_get(tiny.new_state())
+    state = jax.device_get(jax.jit(make_state)())
     state = jax.tree.map(lambda x: x + np.array(step, x.dtype), state)
     return jax.device_put(state.replace(step=np.int32(step)))
 
@@ -45,7 +46,7 @@ def state_of(step: int):
 @functools.cache
 def abstract(devices: int = 1):
     mesh = parallel.make_mesh(jax.devices()[:devices])
-    target = jax.eval_shape(tiny.make_state)
+    target = jax.eval_shape(make_state)
     return jax.tree.map(
         lambda leaf, sharding: jax.ShapeDtypeStruct(
             leaf.shape, leaf.dtype, sharding=sharding
@@ -248,7 +249,7 @@ def test_unreadable_metrics_do_not_keep_a_run_from_going_on(copy):
 @pytest.mark.parametrize("saved_on, read_on", [(4, 1), (4, 2), (1, 4), (4, 3)])
 def test_other_device_counts(tmp_path, saved_on, read_on):
     mesh = parallel.make_mesh(jax.devices()[:saved_on])
-    state = parallel.jit_init(tiny.make_state, mesh)
+    state = parallel.jit_init(make_state, mesh)
     with checkpoints.open_manager(tmp_path) as manager:
         checkpoints.save(manager, 0, state, CONFIG)
     read = checkpoints.restore_newest(tmp_path, abstract(read_on), CONFIG)

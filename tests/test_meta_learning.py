@@ -17,31 +17,37 @@ from flax_heads.state import Adam, update_ema
 from tests import tiny
 
 
-def _make_step(weights=tiny.WEIGHTS, **options):
+def _make_step(weights=tiny.WEIGHTS, networks=tiny.NETWORKS, **options):
     return make_meta_step(
-        tiny.NETWORKS, tiny.GENERATOR_ADAM, tiny.DISCRIMINATOR_ADAM, weights, **options
+        networks, tiny.GENERATOR_ADAM, tiny.DISCRIMINATOR_ADAM, weights, **options
     )
+
+
+# What a loss moves and what a skipped step leaves does not depend on depth.
+_make_shallow_step = functools.partial(_make_step, networks=tiny.SHALLOW_NETWORKS)
+_new_shallow_state = jax.jit(
+    functools.partial(tiny.make_state, networks=tiny.SHALLOW_NETWORKS)
+)
 
 
 @pytest.fixture(scope="module")
 def state():
-    return tiny.new_state()
+    return _new_shallow_state()
 
 
 @pytest.fixture(scope="module")
 def step():
+    return jax.jit(_make_shallow_step())
+
+
+@pytest.fixture(scope="module")
+def deeper_step():
     return jax.jit(_make_step())
 
 
 def _compiled(networks=tiny.NETWORKS, **options):
     """(the step of eight episodes on one device, bytes of its workspace)."""
-    step = make_meta_step(
-        networks,
-        tiny.GENERATOR_ADAM,
-        tiny.DISCRIMINATOR_ADAM,
-        tiny.WEIGHTS,
-        **options,
-    )
+    step = _make_step(networks=networks, **options)
     batch = tiny.make_batch(batch_size=8)
     step = jax.jit(step).lower(tiny.new_state(), batch).compile()
     return step, step.memory_analysis().temp_size_in_bytes
@@ -61,11 +67,11 @@ def test_metrics_are_named_float32_scalars(state, step):
         assert value.shape == () and value.dtype == jnp.float32 and np.isfinite(value)
 
 
-def test_learns_to_overfit_one_batch(state, step):
-    batch = tiny.make_batch()
+def test_learns_to_overfit_one_batch(deeper_step):
+    state, batch = tiny.new_state(), tiny.make_batch()
     values = []
     for _ in range(60):
-        state, metrics = step(state, batch)
+        state, metrics = deeper_step(state, batch)
         values.append(float(metrics["l1"]))
     assert np.mean(values[-5:]) < 0.6 * np.mean(values[:5])
     assert int(state.step) == 60
@@ -77,7 +83,7 @@ def test_generators_losses_never_reach_the_discriminator(state, step):
     weights = LossWeights(
         pixel=3.0, adversarial=50.0, feature_matching=0.0, match=500.0
     )
-    a, b = (s(state, batch)[0] for s in (step, jax.jit(_make_step(weights))))
+    a, b = (s(state, batch)[0] for s in (step, jax.jit(_make_shallow_step(weights))))
     tiny.assert_trees_close(a.discriminator, b.discriminator, atol=1e-7)
     tiny.assert_trees_close(a.video_embeddings, b.video_embeddings, atol=1e-7)
     assert tiny.largest_change(a.generator.params, b.generator.params) > 1e-5
@@ -86,9 +92,9 @@ def test_generators_losses_never_reach_the_discriminator(state, step):
 def test_discriminators_loss_never_reaches_the_generator(state):
     """With no term of D in its objective, G moves the same beside another D."""
     weights = LossWeights(pixel=10.0, adversarial=0.0, feature_matching=0.0, match=0.0)
-    step = jax.jit(_make_step(weights))
+    step = jax.jit(_make_shallow_step(weights))
     batch = tiny.make_batch()
-    other = state.replace(discriminator=tiny.new_state(9).discriminator)
+    other = state.replace(discriminator=_new_shallow_state(9).discriminator)
     a, b = step(state, batch)[0], step(other, batch)[0]
     tiny.assert_trees_close(a.generator.params, b.generator.params, atol=1e-7)
 
@@ -103,7 +109,7 @@ def test_only_the_batchs_rows_of_w_move(state, step):
 
 def test_match_loss_moves_the_embedding_towards_w(state):
     weights = LossWeights(adversarial=0.0, feature_matching=0.0, match=10.0)
-    step = jax.jit(_make_step(weights))
+    step = jax.jit(_make_shallow_step(weights))
     batch = tiny.make_batch()
     values = []
     for _ in range(30):
@@ -115,7 +121,7 @@ def test_match_loss_moves_the_embedding_towards_w(state):
 def test_number_of_discriminator_updates(state, step):
     """Two updates equal two calls' worth of Adam steps, and W counts them."""
     batch = tiny.make_batch()
-    once = jax.jit(_make_step(discriminator_updates=1))
+    once = jax.jit(_make_shallow_step(discriminator_updates=1))
     for updates, one_step in ((1, once), (2, step)):
         after, _ = one_step(state, batch)
         counts = [
@@ -135,9 +141,7 @@ def test_perceptual_network_is_asked_and_stays_constant(state):
 
     net = PerceptualNetwork("toy", 2.0, apply, variables)
     weights = LossWeights(adversarial=0.0, feature_matching=0.0, match=0.0)
-    step = make_meta_step(
-        tiny.NETWORKS, tiny.GENERATOR_ADAM, tiny.DISCRIMINATOR_ADAM, weights, [net]
-    )
+    step = _make_shallow_step(weights, perceptual=[net])
     values = []
     for _ in range(40):
         state, metrics = jax.jit(step)(state, tiny.make_batch())
@@ -190,7 +194,9 @@ def test_a_step_that_is_not_finite_changes_nothing(state, step, spoil):
 def test_a_gradient_alone_can_be_at_fault(state):
     """The loss is 0, its derivative is not a number."""
     net = PerceptualNetwork("cusp", 1.0, lambda _, x: [jnp.sqrt(0 * x)], None)
-    after, metrics = jax.jit(_make_step(perceptual=[net]))(state, tiny.make_batch())
+    after, metrics = jax.jit(_make_shallow_step(perceptual=[net]))(
+        state, tiny.make_batch()
+    )
     assert np.isfinite([v for k, v in metrics.items() if "loss" in k]).all()
     assert metrics["skipped"] == 1
     assert tiny.largest_change(after.generator, state.generator) == 0
@@ -329,19 +335,14 @@ def test_memory_levers_change_no_number_but_memory(of_eight):
         tiny.assert_leaves_near(one_state, other_state, 1e-3)
 
 
-def test_bfloat16_trains_like_float32(step):
+def test_bfloat16_trains_like_float32(deeper_step):
     """Over 200 steps the curves stay together, and all that is kept is float32."""
     batches = [tiny.make_batch(seed) for seed in range(8)]
-    half = make_meta_step(
-        tiny.networks_with(dtype=jnp.bfloat16),
-        tiny.GENERATOR_ADAM,
-        tiny.DISCRIMINATOR_ADAM,
-        tiny.WEIGHTS,
-    )
+    half = _make_step(networks=tiny.networks_with(dtype=jnp.bfloat16))
     # The game is chaotic: two seeds of float32 differ by 20 % in the discriminator's loss.
     bands = {"l1": 0.05, "loss/content": 0.05, "loss/discriminator": 0.35}
     curves = []
-    for one_step in (step, jax.jit(half)):
+    for one_step in (deeper_step, jax.jit(half)):
         state, values = tiny.new_state(), []
         for i in range(200):
             state, metrics = one_step(state, batches[i % len(batches)])

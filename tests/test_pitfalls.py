@@ -31,7 +31,7 @@ from flax_heads.objectives import (
     PerceptualNetwork,
     discriminator_objective,
 )
-from flax_heads.state import init_state, make_networks
+from flax_heads.state import init_state
 from flax_heads.talking_head import TalkingHead
 from tests import tiny
 
@@ -129,10 +129,7 @@ def test_the_table_is_true():
     assert ours - named == {"test_pitfalls::test_the_table_is_true"}
 
 
-# One block each: what is asked of them here does not depend on depth.
-ONE_BLOCK = {"channels": (8,), "attention_after": None}
-UP_AND_DOWN = ONE_BLOCK | {"num_residual_blocks": 0, "up_attention_after": None}
-NETWORKS = make_networks(ONE_BLOCK, UP_AND_DOWN, ONE_BLOCK)
+NETWORKS = tiny.SHALLOW_NETWORKS
 ADAMS = {
     "generator_adam": tiny.GENERATOR_ADAM,
     "discriminator_adam": tiny.DISCRIMINATOR_ADAM,
@@ -407,9 +404,9 @@ def test_checkpoint_growing_with_the_number_of_videos(tmp_path):
     """A model of hundreds of megabytes to share, nearly all of it rows of W."""
     config = synthetic_recipe.get_config("smoke")
     config.size = tiny.SIZE
-    config.model.embedder.update(ONE_BLOCK)
-    config.model.discriminator.update(ONE_BLOCK)
-    config.model.generator.update(UP_AND_DOWN)
+    config.model.embedder.update(tiny.ONE_BLOCK)
+    config.model.discriminator.update(tiny.ONE_BLOCK)
+    config.model.generator.update(tiny.UP_AND_DOWN)
     identity, motion = synthetic.sample_identity(0), synthetic.neutral_motion()
     photos, landmarks = synthetic.render(identity, motion, tiny.SIZE)
     few, many = 100, 100_000
@@ -445,7 +442,7 @@ def head():
     identity, motion = synthetic.sample_identity(1), synthetic.neutral_motion()
     photos, landmarks = synthetic.render(identity, motion, size)
     return TalkingHead(
-        generator=UP_AND_DOWN,
+        generator=tiny.UP_AND_DOWN,
         params=jax.device_get(jax.jit(module.init)(KEY, image, psi)["params"]),
         psi=psi[0],
         size=size,

@@ -16,15 +16,19 @@ from flax_heads.state import Adam, Networks, init_state, make_networks
 SIZE = 16
 NUM_VIDEOS = 10
 NETWORKS = make_networks(
-    embedder={"channels": (8, 16, 16), "attention_after": 2},
+    embedder={"channels": (8, 16), "attention_after": 1},
     generator={
         "channels": (8, 16),
         "num_residual_blocks": 1,
         "attention_after": 1,
         "up_attention_after": None,
     },
-    discriminator={"channels": (8, 16, 16), "attention_after": 2},
+    discriminator={"channels": (8, 16), "attention_after": 1},
 )
+# One block each, for what does not depend on depth.
+ONE_BLOCK = {"channels": (8,), "attention_after": None}
+UP_AND_DOWN = ONE_BLOCK | {"num_residual_blocks": 0, "up_attention_after": None}
+SHALLOW_NETWORKS = make_networks(ONE_BLOCK, UP_AND_DOWN, ONE_BLOCK)
 GENERATOR_ADAM = Adam(1e-3)
 DISCRIMINATOR_ADAM = Adam(2e-3)
 WEIGHTS = LossWeights(pixel=10.0)
@@ -40,9 +44,9 @@ def networks_with(**attributes) -> Networks:
     )
 
 
-def make_state(seed: int = 0):
+def make_state(seed: int = 0, networks: Networks = NETWORKS):
     return init_state(
-        NETWORKS,
+        networks,
         jax.random.key(seed),
         size=SIZE,
         num_videos=NUM_VIDEOS,
@@ -58,8 +62,8 @@ def make_model(**fine_tune):
     """The smallest model, as if it had been loaded; fields of its config's `fine_tune`."""
     config = common.paper()
     config.size = SIZE
-    config.model.embedder.update(channels=(8, 16, 16), attention_after=2)
-    config.model.discriminator.update(channels=(8, 16, 16), attention_after=2)
+    config.model.embedder.update(channels=(8, 16), attention_after=1)
+    config.model.discriminator.update(channels=(8, 16), attention_after=1)
     config.model.generator.update(
         channels=(8, 16),
         num_residual_blocks=1,
