@@ -38,7 +38,7 @@ def messages(caplog):
 @functools.cache
 def state_of(step: int):
     """A state that differs from step to step in every float."""
-    state = jax.device_get(jax.jit(make_state)())
+    state = jax.device_get(tiny.new_state(networks=tiny.SHALLOW_NETWORKS))
     state = jax.tree.map(lambda x: x + np.array(step, x.dtype), state)
     return jax.device_put(state.replace(step=np.int32(step)))
 

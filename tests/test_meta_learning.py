@@ -24,15 +24,13 @@ def _make_step(weights=tiny.WEIGHTS, networks=tiny.NETWORKS, **options):
 
 
 # What a loss moves and what a skipped step leaves does not depend on depth.
-_make_shallow_step = functools.partial(_make_step, networks=tiny.SHALLOW_NETWORKS)
-_new_shallow_state = jax.jit(
-    functools.partial(tiny.make_state, networks=tiny.SHALLOW_NETWORKS)
-)
+_SHALLOW = {"networks": tiny.SHALLOW_NETWORKS}
+_make_shallow_step = functools.partial(_make_step, **_SHALLOW)
 
 
 @pytest.fixture(scope="module")
 def state():
-    return _new_shallow_state()
+    return tiny.new_state(**_SHALLOW)
 
 
 @pytest.fixture(scope="module")
@@ -94,7 +92,7 @@ def test_discriminators_loss_never_reaches_the_generator(state):
     weights = LossWeights(pixel=10.0, adversarial=0.0, feature_matching=0.0, match=0.0)
     step = jax.jit(_make_shallow_step(weights))
     batch = tiny.make_batch()
-    other = state.replace(discriminator=_new_shallow_state(9).discriminator)
+    other = state.replace(discriminator=tiny.new_state(9, **_SHALLOW).discriminator)
     a, b = step(state, batch)[0], step(other, batch)[0]
     tiny.assert_trees_close(a.generator.params, b.generator.params, atol=1e-7)
 

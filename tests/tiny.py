@@ -8,6 +8,7 @@ import numpy as np
 from configs import common
 from data_pipeline import synthetic
 from data_pipeline.people import Person
+from flax_heads import recipe
 from flax_heads.generator import Projection
 from flax_heads.meta_model import MetaModel
 from flax_heads.objectives import LossWeights
@@ -55,15 +56,16 @@ def make_state(seed: int = 0, networks: Networks = NETWORKS):
     )
 
 
-new_state = jax.jit(make_state)  # compiled once for all tests
+# Compiled once for all tests of the same networks.
+new_state = jax.jit(make_state, static_argnames="networks")
 
 
 def make_model(**fine_tune):
     """The smallest model, as if it had been loaded; fields of its config's `fine_tune`."""
     config = common.paper()
     config.size = SIZE
-    config.model.embedder.update(channels=(8, 16), attention_after=1)
-    config.model.discriminator.update(channels=(8, 16), attention_after=1)
+    config.model.embedder.update(channels=(8, 16, 16), attention_after=2)
+    config.model.discriminator.update(channels=(8, 16, 16), attention_after=2)
     config.model.generator.update(
         channels=(8, 16),
         num_residual_blocks=1,
@@ -77,7 +79,8 @@ def make_model(**fine_tune):
         batch_size=2,
     )
     config.fine_tune.update(fine_tune)
-    return MetaModel.of_state(config, new_state(), source="model")
+    state = new_state(networks=recipe.networks(config))
+    return MetaModel.of_state(config, state, source="model")
 
 
 def make_person(seed: int, num_photos: int) -> Person:
