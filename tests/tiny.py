@@ -17,14 +17,14 @@ from flax_heads.state import Adam, Networks, init_state, make_networks
 SIZE = 16
 NUM_VIDEOS = 10
 NETWORKS = make_networks(
-    embedder={"channels": (8, 16), "attention_after": 1},
+    embedder={"channels": (8, 16, 16), "attention_after": 2},
     generator={
         "channels": (8, 16),
         "num_residual_blocks": 1,
         "attention_after": 1,
         "up_attention_after": None,
     },
-    discriminator={"channels": (8, 16), "attention_after": 1},
+    discriminator={"channels": (8, 16, 16), "attention_after": 2},
 )
 # One block each, for what does not depend on depth.
 ONE_BLOCK = {"channels": (8,), "attention_after": None}
