@@ -60,14 +60,6 @@ def open_manager(
     folder = saved_steps.folder_of(workdir)
     saved_steps.set_aside_damaged_metrics(folder)
     last = checkpoint_managers.LatestN(keep)
-    # Orbax's default has each device write a slice of what all of them hold, and compiles
-    # a program for every shape and device at the first save.
-    whole = type_handlers.create_type_handler_registry(
-        (jax.Array, type_handlers.ArrayHandler(use_replica_parallel=False)),
-        (np.ndarray, type_handlers.NumpyHandler()),
-        (np.number, type_handlers.ScalarHandler()),
-    )
-    json = ocp.JsonCheckpointHandler
     best = checkpoint_managers.BestN(
         get_metric_fn=lambda metrics: metrics[BEST_BY],
         reverse=True,
@@ -76,12 +68,7 @@ def open_manager(
     )
     manager = ocp.CheckpointManager(
         folder,
-        item_handlers={
-            "state": ocp.PyTreeCheckpointHandler(type_handler_registry=whole),
-            "config": json(),
-            "code": json(),
-            "digests": json(),
-        },
+        item_handlers=_handlers(),
         options=ocp.CheckpointManagerOptions(
             preservation_policy=checkpoint_managers.AnyPreservationPolicy([last, best]),
             best_fn=lambda metrics: metrics[BEST_BY],  # without it none are written
@@ -97,6 +84,22 @@ def open_manager(
         raise
     with _failure_in_one_line(manager):
         manager.close()
+
+
+def _handlers() -> dict[str, ocp.CheckpointHandler]:
+    """Writers of the items of a step.
+
+    What all devices hold is written whole by one of them. Orbax's default has each write
+    a slice, and compiles a program for every shape and slice at the first save.
+    """
+    arrays = type_handlers.create_type_handler_registry(
+        (jax.Array, type_handlers.ArrayHandler(use_replica_parallel=False)),
+        (np.ndarray, type_handlers.NumpyHandler()),
+        (np.number, type_handlers.ScalarHandler()),
+    )
+    state = ocp.PyTreeCheckpointHandler(type_handler_registry=arrays)
+    names = ("config", "code", "digests")
+    return {"state": state} | {name: ocp.JsonCheckpointHandler() for name in names}
 
 
 def save(

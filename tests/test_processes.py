@@ -24,9 +24,8 @@ from tests.test_train import tiny_config
 ROOT = pathlib.Path(__file__).resolve().parents[1]
 
 _CONFIG = """
-from tests.test_train import tiny_config
-
 from tests.test_processes import with_face_network
+from tests.test_train import tiny_config
 
 def get_config(arg):
     steps = int(arg.removeprefix("face-"))
