@@ -18,6 +18,7 @@ from data_pipeline.errors import InputError
 
 FORMATS = ("PNG", "JPEG", "WEBP", "GIF", "BMP", "TIFF")
 _MAX_PROFILE = 2**24  # bytes of a colour profile
+_COLOURED = ("RGB", "RGBA", "P", "CMYK")  # modes whose profiles are followed
 _BLOCK = 2048  # bytes that Pillow decodes between two looks at the clock
 _GROUND = (128, 128, 128)  # what shows through the transparent parts of a picture
 
@@ -187,12 +188,21 @@ def read_image(path: str | os.PathLike, limits: Limits | None = None) -> np.ndar
 def _to_srgb(image: Image.Image) -> Image.Image:
     """Colours as a screen shows them, of a picture that says what its own are."""
     profile = image.info.get("icc_profile")
-    if not profile or len(profile) > _MAX_PROFILE or image.mode not in ("RGB", "CMYK"):
+    if not profile or len(profile) > _MAX_PROFILE or image.mode not in _COLOURED:
         return image
+    if image.mode == "P":
+        image = image.convert("RGBA")
+    alpha = image.getchannel("A") if image.mode == "RGBA" else None
     own = ImageCms.ImageCmsProfile(io.BytesIO(profile))
-    return ImageCms.profileToProfile(
-        image, own, ImageCms.createProfile("sRGB"), outputMode="RGB"
+    image = ImageCms.profileToProfile(
+        image.convert("RGB") if alpha else image,
+        own,
+        ImageCms.createProfile("sRGB"),
+        outputMode="RGB",
     )
+    if alpha:
+        image.putalpha(alpha)
+    return image
 
 
 class _TimedFile(io.FileIO):

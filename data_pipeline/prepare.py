@@ -34,6 +34,7 @@ from data_pipeline.voxceleb import find_videos
 from data_pipeline.workers import default_workers
 
 _NAME = "talking_heads"
+_WORK = "work"  # folder in `data_dir`
 _SHOWN = 20  # broken files that are printed; the report has more
 
 
@@ -95,10 +96,8 @@ def prepare(
             raise
         videos = None  # the source is gone, as it may be by now
     if finished:
-        return _already_there(finished, data_dir, settings, videos, console)
-    for left_over in data_dir.glob(f"{_NAME}/*/*incomplete*"):
-        shutil.rmtree(left_over, ignore_errors=True)  # of a run killed while packing
-    start, work = time.monotonic(), data_dir / "work"
+        return _already_there(source, finished, data_dir, settings, videos, console)
+    start, work = time.monotonic(), data_dir / _WORK
     if runner:
         fill = functools.partial(
             filling.fill_by_beam, runner=runner, options=beam_options
@@ -117,15 +116,11 @@ def prepare(
         )
         return report
     counts = _fill(videos, settings, work, fill, console)
-    report = _pack(videos, counts, settings, data_dir, work, console)
-    report = {
-        "source": str(source),
-        "corpus": _corpus(videos),
-        "settings": settings.to_dict(),
-        "seconds": round(time.monotonic() - start, 1),
-        **report,
-    }
+    _pack(videos, counts, settings, data_dir, work, console)
+    seconds = round(time.monotonic() - start, 1)
+    report = _full_report(source, videos, counts, settings) | {"seconds": seconds}
     write_report(data_dir / "report.json", report)
+    work_files.remove_all(work)
     print_report(report, console)
     if not any(split["frames"] for split in report["splits"].values()):
         raise InputError(
@@ -147,7 +142,9 @@ def find_datasets(data_dir: pathlib.Path) -> list[pathlib.Path]:
     )
 
 
-def _already_there(finished, data_dir, settings, videos, console) -> dict[str, Any]:
+def _already_there(
+    source, finished, data_dir, settings, videos, console
+) -> dict[str, Any]:
     """Nothing to do but to complete it; or the wrong place for what is asked."""
     try:
         metadata = safe_files.read_json(finished[0] / "metadata.json")
@@ -160,16 +157,26 @@ def _already_there(finished, data_dir, settings, videos, console) -> dict[str, A
             "name another data_dir or delete this one",
             reason="other_settings",
         )
+    work, path = data_dir / _WORK, data_dir / "report.json"
     report = {"splits": {}, "settings": settings.to_dict()}
     with contextlib.suppress(OSError, ValueError):
-        report = safe_files.read_json(data_dir / "report.json")
+        report = safe_files.read_json(path)
+    if videos and not path.exists():  # killed after packing: the counts are in `work`
+        counts = {
+            v.key: work_files.load_counts(work_files.work_file(work, v, settings))
+            for v in videos
+        }
+        if all(counts.values()):
+            report = _full_report(source, videos, counts, settings)
+            with contextlib.suppress(OSError):  # read-only
+                write_report(path, report)
     if videos and report.get("corpus", _corpus(videos)) != _corpus(videos):
         raise InputError(
             f"{finished[0]}: holds a dataset of other videos, or of the same in another "
             "split; name another data_dir or delete this one",
             reason="other_corpus",
         )
-    shutil.rmtree(data_dir / "work", ignore_errors=True)  # of a run killed at the end
+    work_files.remove_all(work)  # of a run killed at the end
     if shards.read_manifest(finished[0]) is None:  # killed, or an older version's
         with contextlib.suppress(OSError):  # read-only
             shards.write_manifest(finished[0])
@@ -177,6 +184,15 @@ def _already_there(finished, data_dir, settings, videos, console) -> dict[str, A
         f"{finished[0]}: already prepared, nothing to do.", markup=False, soft_wrap=True
     )
     return report
+
+
+def _full_report(source, videos, counts, settings) -> dict[str, Any]:
+    return {
+        "source": str(source),
+        "corpus": _corpus(videos),
+        "settings": settings.to_dict(),
+        **make_report(videos, counts),
+    }
 
 
 def _corpus(videos) -> dict[str, Any]:
@@ -208,9 +224,10 @@ def _fill(videos, settings, work, fill, console) -> dict[str, Counts]:
     return counts
 
 
-def _pack(videos, counts, settings, data_dir, work, console) -> dict[str, Any]:
-    """Packs the work files into the dataset; returns the report."""
-    report = make_report(videos, counts)
+def _pack(videos, counts, settings, data_dir, work, console) -> None:
+    """Packs the work files into the dataset."""
+    for left_over in data_dir.glob(f"{_NAME}/*/*incomplete*"):
+        shutil.rmtree(left_over, ignore_errors=True)  # of a run killed while packing
     kept = [video for video in videos if counts[video.key].kept]
     if kept:
         # TFDS replaces `import` while it loads; the progress bar's thread, which imports
@@ -233,8 +250,6 @@ def _pack(videos, counts, settings, data_dir, work, console) -> dict[str, Any]:
                 if any(v.split == split for v in kept)
             }
             _build(data_dir, settings, examples=examples)
-    shutil.rmtree(work, ignore_errors=True)
-    return report
 
 
 def _show(results, resumed, total, console) -> dict[str, Counts]:
@@ -288,7 +303,7 @@ def _build(data_dir, settings, **kwargs) -> None:
                 builder.download_and_prepare()
             prepared.write_indexes(builder.data_dir)
             shards.write_manifest(pathlib.Path(builder.data_dir))
-    except OSError as error:
+    except (OSError, RuntimeError) as error:  # the latter is array_record's
         raise InputError(
             f"{data_dir}: the dataset cannot be written ({error}); make room and run "
             "the same command again"

@@ -23,7 +23,7 @@ from data_pipeline.images import Limits, read_image
 from data_pipeline.raster import RasterStyle, draw_raster
 from data_pipeline.tracking import FaceTracker
 from data_pipeline.video import probe, read_frames
-from data_pipeline.voxceleb import VOXCELEB_FPS, Video, read_boxes
+from data_pipeline.voxceleb import PICTURE_SUFFIXES, VOXCELEB_FPS, Video, read_boxes
 
 # Bumped whenever the same video would give another record.
 RECORD_VERSION = 1
@@ -149,7 +149,7 @@ def prepare_video(
     reader = _read_clips
     if video.boxes:
         reader = _read_boxed
-    elif video.utterances[0].suffix == ".jpg":
+    elif video.utterances[0].suffix.lower() in PICTURE_SUFFIXES:
         reader = _read_crops
     pick = _EvenPick(settings.frames_per_video)
     take, tracker, box, last = None, None, None, 0

@@ -55,7 +55,8 @@ def write_report(path: pathlib.Path, report: Mapping[str, Any]) -> None:
     """Writes the whole file or none."""
     path.parent.mkdir(parents=True, exist_ok=True)
     with whole_file(path) as part:
-        part.write_text(json.dumps(report, indent=2, ensure_ascii=False) + "\n")
+        text = json.dumps(report, indent=2, ensure_ascii=False)
+        part.write_text(f"{text}\n", encoding="utf-8")
 
 
 def print_report(report: Mapping[str, Any], console: rich.console.Console) -> None:

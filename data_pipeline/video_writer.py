@@ -86,8 +86,14 @@ class VideoWriter:
 
     def _open(self, crf: int, comment: str) -> None:
         with self._writing():
-            import av
-
+            try:
+                import av
+            except ImportError as error:
+                raise InputError(
+                    f'{self._path}: PyAV writes videos; pip install "flax-heads[data]", '
+                    "or name a .gif or .webp",
+                    "missing_package",
+                ) from error
             self._part.touch()  # FFmpeg opens it only with the first packet
             self._container = av.open(
                 str(self._part.absolute()),

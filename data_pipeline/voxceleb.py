@@ -34,7 +34,7 @@ _MAX_VALUE = 1e6  # of a frame number or a side of a box
 
 # Control characters, bytes that are not UTF-8, breaks of lines and paragraphs.
 _NO_TEXT = ("Cc", "Cs", "Zl", "Zp")
-_PICTURES = (".jpg", ".jpeg", ".png")
+PICTURE_SUFFIXES = frozenset((".jpg", ".jpeg", ".png"))
 VIDEO_SUFFIXES = frozenset(".mp4 .m4v .mov .mkv .webm .avi .mpg .mpeg .ts .3gp".split())
 _SPLIT_FOLDERS = {"dev": "train", "test": "test"}
 
@@ -243,7 +243,7 @@ def _find_folder(source: pathlib.Path) -> Iterator[Video]:
 
 
 def _is_numbered_picture(path: pathlib.Path) -> bool:
-    return path.suffix.lower() in _PICTURES and re.fullmatch("[0-9]+", path.stem)
+    return path.suffix.lower() in PICTURE_SUFFIXES and re.fullmatch("[0-9]+", path.stem)
 
 
 def _is_video(path: pathlib.Path) -> bool:

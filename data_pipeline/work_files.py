@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import collections
+import contextlib
 import hashlib
 import json
 import os
 import pathlib
+import re
 from typing import Any
 
 import numpy as np
@@ -16,6 +18,8 @@ from data_pipeline.records import Counts, Settings
 from data_pipeline.voxceleb import Video
 
 _MAX_BYTES = 2**33  # of one record; all frames of a long video
+# Names by `work_file`, and what a kill leaves of one that was being written.
+_WORK_FILE = re.compile(r"[0-9a-f]{32}\.npz|\.[0-9a-f]{32}\.[0-9a-f]{8}\.part\.npz")
 
 
 def work_file(folder: pathlib.Path, video: Video, settings: Settings) -> pathlib.Path:
@@ -33,6 +37,20 @@ def work_file(folder: pathlib.Path, video: Video, settings: Settings) -> pathlib
     identity = (settings.to_dict(), video.key, video.identity, sources)
     digest = hashlib.sha256(json.dumps(identity).encode()).hexdigest()
     return folder / digest[:2] / f"{digest[:32]}.npz"
+
+
+def remove_all(folder: pathlib.Path) -> None:
+    """Deletes the work files below a folder, and what is empty without them.
+
+    What else lies there is somebody's: a user may have had a folder of this name.
+    """
+    for path in folder.glob("[0-9a-f][0-9a-f]/*"):
+        if _WORK_FILE.fullmatch(path.name):
+            with contextlib.suppress(OSError):
+                path.unlink()
+    for empty in (*folder.glob("[0-9a-f][0-9a-f]"), folder):
+        with contextlib.suppress(OSError):
+            empty.rmdir()
 
 
 def save_work(path: pathlib.Path, example: dict | None, counts: Counts) -> None:

@@ -242,5 +242,11 @@ def test_colour_profiles_become_srgb(tmp_path):
     path = tmp_path / "swapped.png"
     Image.fromarray(image[..., [1, 0, 2]]).save(path, icc_profile=bytes(other))
     assert np.abs(read_image(path).astype(int) - image).max() <= 2
+    opaque = np.concatenate([image[..., [1, 0, 2]], np.full_like(image, 255)], -1)
+    Image.fromarray(opaque[..., :4]).save(path, icc_profile=bytes(other))
+    assert np.abs(read_image(path).astype(int) - image).max() <= 2
+    flat = Image.new("RGB", (32, 32), (50, 200, 20)).quantize(1)
+    flat.save(path, icc_profile=bytes(other))
+    assert np.abs(read_image(path).astype(int) - (200, 50, 20)).max() <= 2
     Image.fromarray(image).save(path, icc_profile=b"no profile")
     np.testing.assert_array_equal(read_image(path), image)

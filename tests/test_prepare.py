@@ -2,6 +2,7 @@ import io
 import json
 import os
 import pathlib
+import resource
 import shutil
 import signal
 import subprocess
@@ -148,16 +149,19 @@ def test_voxceleb1_boxes_choose_the_person(tmp_path):
     assert redness[1] > 1.6 * redness[0]
 
 
-def test_voxceleb1_crops(tmp_path):
+@pytest.mark.parametrize("suffix", [".jpg", ".PNG"])
+def test_voxceleb1_crops(tmp_path, suffix):
     folder = tmp_path / "Adam_Driver" / "1.6" / "vid"
     folder.mkdir(parents=True)
     for i in range(4):
-        Image.fromarray(face_frame(128, 2 * i)).save(folder / f"{25 * (i + 1):07d}.jpg")
-    (folder / "0000050.jpg").write_bytes(b"broken")
+        Image.fromarray(face_frame(128, 2 * i)).save(
+            folder / f"{25 * (i + 1):07d}{suffix}"
+        )
+    (folder / f"0000050{suffix}").write_bytes(b"broken")
     (video,) = find_videos(tmp_path, "voxceleb1")
     example, counts = prepare_video(video, Settings("voxceleb1", 64, 0))
     assert example["frame_time"].tolist() == [1, 3, 4]
-    assert counts.files == {"unreadable": 1} and "0000050.jpg" in counts.problems[0]
+    assert counts.files == {"unreadable": 1} and "0000050" in counts.problems[0]
 
 
 def test_a_corpus_with_broken_files_is_prepared_and_reported(corpus, tmp_path):
@@ -274,6 +278,41 @@ def test_a_full_disk_stops_the_run_and_keeps_the_rest(corpus, tmp_path, monkeypa
     monkeypatch.undo()
     _, printed = _prepare(corpus, tmp_path)
     assert "2 of them were finished before" in printed
+
+
+def test_what_goes_wrong_while_packing_loses_nothing(corpus, tmp_path, monkeypatch):
+    """A full disk, then a kill before the report is written; a user's `work` stays."""
+    build, own = prepare._build, [tmp_path / "work/notes.txt", tmp_path / "work/ab/c"]
+    own[1].parent.mkdir(parents=True)
+    for path in own:
+        path.write_text("mine")
+
+    def build_on_a_full_disk(*args, **kwargs):
+        before = resource.getrlimit(resource.RLIMIT_FSIZE)
+        resource.setrlimit(resource.RLIMIT_FSIZE, (4096, before[1]))
+        try:
+            build(*args, **kwargs)
+        finally:
+            resource.setrlimit(resource.RLIMIT_FSIZE, before)
+
+    def killed(*args):
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patched:
+        patched.setattr(prepare, "_build", build_on_a_full_disk)
+        with pytest.raises(InputError, match=r"cannot be written.*make room"):
+            _prepare(corpus, tmp_path)
+    with monkeypatch.context() as patched:
+        patched.setattr(prepare, "write_report", killed)
+        with pytest.raises(KeyboardInterrupt):
+            _prepare(corpus, tmp_path)
+    report, text = _prepare(corpus, tmp_path)
+    assert "nothing to do" in text
+    assert report == json.loads((tmp_path / "report.json").read_text())
+    assert sum(split["frames"] for split in report["splits"].values()) == 32
+    assert sorted(p for p in tmp_path.glob("work/**/*") if p.is_file()) == sorted(own)
+    with pytest.raises(InputError, match="in another split"):
+        _prepare(corpus, tmp_path, test_identities=["id1"])
 
 
 def test_a_damaged_work_file_is_made_again(corpus, tmp_path, monkeypatch):
