@@ -195,7 +195,7 @@ def restore_newest(
         with ocp.StandardCheckpointer() as checkpointer:
             return checkpointer.restore(step_folder / "state", target)
 
-    if not (steps := saved_steps.newest_first(folder)):
+    if not (steps := saved_steps.as_first_process(saved_steps.newest_first(folder))):
         return None
     step, _, state = saved_steps.read_newest(folder, steps, read_state)
     log.info("resuming from step %d of %s", step, folder)
@@ -251,7 +251,7 @@ def load_for_fine_tuning(
     if step is not None:
         number = saved_steps.best(folder) if step == "best" else step
         steps = [number] if number in steps else []
-    if not steps:
+    if not (steps := saved_steps.as_first_process(steps)):
         wanted = "checkpoint" if step is None else f"checkpoint {step}"
         raise InputError(
             f"{workdir}: has no {wanted}; expected the --workdir of a training run",

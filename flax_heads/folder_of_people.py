@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import dataclasses
+import hashlib
+import json
 import os
 import pathlib
 from collections.abc import Callable, Iterator
@@ -70,10 +72,12 @@ def fine_tune_folder(
     asked = tuning_history(model, model.rule(num_iterations), seed)
     output, result = pathlib.Path(output), FolderResult()
     people = sorted(people_from_folder(photos_from).items())
-    to_make = {}
+    to_make, digests = {}, {}
     for name, files in people[jax.process_index() :: jax.process_count()]:
+        digests[name] = _digest(files, frames_per_clip, max_photos)
         if (output / name / "head.json").exists():
-            problem = _other_history(output / name, asked)
+            this = asked | {"photos_digest": digests[name]}
+            problem = _other_history(output / name, this)
             if problem:
                 result.skipped[name] = problem
             else:
@@ -102,7 +106,8 @@ def fine_tune_folder(
         per_device=per_device,
     ):
         if head.is_finite():
-            head.save(output / name)
+            history = head.history | {"photos_digest": digests[name]}
+            dataclasses.replace(head, history=history).save(output / name)
             result.made.append(name)
             on_person(name, f"made, {describe(head.history)}")
         else:
@@ -111,13 +116,22 @@ def fine_tune_folder(
     return result
 
 
+def _digest(files, frames_per_clip, max_photos) -> str:
+    """Tells whether a person's files are others now, or more is taken of them."""
+    # A link to nothing is one of the files; reading it will say so.
+    listed = [(p.name, p.stat().st_size if p.exists() else None) for p in files]
+    text = json.dumps([listed, frames_per_clip, max_photos])
+    return hashlib.sha256(text.encode()).hexdigest()[:16]
+
+
 def _other_history(folder, asked) -> str:
     """Why a finished head is not the one that would be made now, or nothing."""
     try:
         history = safe_files.read_json(folder / "head.json")["history"]
-        # Heads had no say in their type before.
+        # Heads had no say in their type before, and did not note their photos.
         there = {
             "dtype": "float32",
+            "photos_digest": asked["photos_digest"],
             **history,
             "model": os.path.abspath(history["model"]),
         }
@@ -125,6 +139,11 @@ def _other_history(folder, asked) -> str:
         return f"{folder}: damaged talking head ({one_line(error)}); remove it"
     wanted = {**asked, "model": os.path.abspath(asked["model"])}
     for field, value in wanted.items():
+        if field == "photos_digest" and there[field] != value:
+            return (
+                f"{folder} was made of other photos, or of more or fewer of them; remove "
+                "it, or choose another output"
+            )
         if there.get(field) != value:
             return (
                 f"{folder} was made with {field} {there.get(field)}, not {value}; "

@@ -12,6 +12,7 @@ import collections
 import functools
 import itertools
 import re
+import signal
 from collections.abc import Callable, Iterable, Iterator
 from typing import Any
 
@@ -24,14 +25,19 @@ from data_pipeline.errors import InputError
 from flax_heads.state import TrainState
 
 AXIS = "data"
+_MONTH = 30 * 24 * 3600  # seconds
 
 
-def join_processes(how: str) -> None:
-    """Makes this process one of several that train together; before any device is used.
+def join_processes(how: str, independent: bool = False) -> None:
+    """Makes this process one of several; before any device is used.
 
     Args:
       how: "auto" where SLURM, Open MPI or a TPU pod started them and says which is
         which; else "HOST:PORT,RANK/COUNT", where the process of rank 0 listens.
+      independent: each does a share of its own, instead of one training by all. Then one
+        that is done waits for the others as long as it takes, where JAX would abort all
+        after five minutes (a dead one is still noticed), and SIGTERM ends a process,
+        where JAX notes it for the training.
 
     Raises:
       InputError: `how` is something else, or the others cannot be found.
@@ -43,10 +49,10 @@ def join_processes(how: str) -> None:
             "node0:9876,1/2",
             reason="arguments",
         )
-    arguments = {}
+    arguments = {"shutdown_timeout_seconds": _MONTH} if independent else {}
     if place:
         address, rank, count = place.groups()
-        arguments = dict(
+        arguments |= dict(
             coordinator_address=address, process_id=int(rank), num_processes=int(count)
         )
     try:
@@ -58,6 +64,8 @@ def join_processes(how: str) -> None:
             "name the address, see launch/ssh.sh",
             reason="distributed",
         ) from error
+    if independent:
+        signal.signal(signal.SIGTERM, signal.SIG_DFL)
 
 
 def make_mesh(devices: list[jax.Device] | None = None) -> Mesh:

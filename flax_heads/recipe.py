@@ -16,7 +16,7 @@ from ml_collections import ConfigDict
 
 from configs import common
 from data_pipeline.errors import InputError
-from data_pipeline.raster import RasterStyle
+from data_pipeline.raster import RASTER_VERSION, RasterStyle
 from flax_heads import face_id
 from flax_heads import perceptual as vgg
 from flax_heads.meta_learning import make_meta_step
@@ -44,8 +44,8 @@ def check(config: ConfigDict) -> None:
     """Looks at what would fail late, or oddly.
 
     Raises:
-      InputError: a number that has to be at least 1, or frames whose side the networks
-        cannot halve as often as they do.
+      InputError: a number that is too small, rasters of a version that is not drawn
+        here, or frames whose side the networks cannot halve as often as they do.
     """
     for field in _AT_LEAST_ONE:
         section = config
@@ -56,6 +56,23 @@ def check(config: ConfigDict) -> None:
             raise InputError(
                 f"config.{field} is {section[name]}: expected at least 1", "config"
             )
+    if config.seed < 0:
+        raise InputError(f"config.seed is {config.seed}: expected at least 0", "config")
+    if config.raster.version != RASTER_VERSION:
+        raise InputError(
+            f"config.raster.version is {config.raster.version}: this code draws "
+            f"version {RASTER_VERSION}",
+            "config",
+        )
+    if config.data.kind == "synthetic":
+        least = {"num_videos": 1, "frames_per_video": config.num_support + 1}
+        for name, number in least.items():
+            if config.data[name] < number:
+                raise InputError(
+                    f"config.data.{name} is {config.data[name]}: expected at least "
+                    f"{number} of rendered people",
+                    "config",
+                )
     channels = (config.model[n].channels for n in ("embedder", "discriminator"))
     halvings = max(map(len, (*channels, config.model.generator.channels)))
     if config.size % 2**halvings:

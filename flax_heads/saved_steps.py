@@ -238,6 +238,17 @@ def silence_late_threads() -> None:
     sys.unraisablehook = others
 
 
+def as_first_process(steps: list[int]) -> list[int]:
+    """`steps` of process 0 on every process: a network drive may list others to some."""
+    if jax.process_count() == 1:
+        return steps
+    count = multihost_utils.broadcast_one_to_all(np.int32(len(steps)))
+    listed = np.zeros(count, np.int32)
+    if jax.process_index() == 0:
+        listed[:] = steps
+    return multihost_utils.broadcast_one_to_all(listed).tolist()
+
+
 def _on_all_processes(fine: bool) -> bool:
     """Whether `fine` holds on every process; waits for them."""
     if jax.process_count() == 1:

@@ -109,7 +109,7 @@ def run(
     trained: set[pathlib.Path] = set()
     path = pathlib.Path(workdir, "table.md")
     path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_text(table(runs))
+    path.write_text(table(runs), "utf-8")
     for i, one in enumerate(runs, start=1):
         log.info("variant %d of %d: %s", i, len(runs), one.name)
         commands = [one.evaluate] if one.model in trained else [one.train, one.evaluate]
@@ -126,7 +126,7 @@ def run(
                 break
         else:
             trained.add(one.model)
-        path.write_text(table(runs, failed))
+        path.write_text(table(runs, failed), "utf-8")
     log.info("see %s", path)
     return 1 if failed else 0
 

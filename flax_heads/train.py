@@ -10,7 +10,7 @@ from its networks; else training begins from scratch.
 | 2 | one line: bad input, config or checkpoint, or the disk is full | what it says |
 | 3 | too many steps in a row were not finite | `python -m flax_heads.replay FILE` |
 | 4 | the input or a device (a dead peer's) did not answer | see `stalled.txt`, run again |
-| 143 | told to stop (SIGTERM, Ctrl-C), saved | run again |
+| 143 | told to stop (SIGTERM; one process: Ctrl-C), saved | run again |
 
 After a kill or any other code: run again; what is lost are the steps since the last
 checkpoint, and they are made again.
@@ -25,11 +25,12 @@ import time
 
 import jax
 from absl import flags
-from ml_collections import ConfigDict, config_flags
+from ml_collections import ConfigDict
 
 from data_pipeline.errors import InputError
 from flax_heads import (
     checkpoints,
+    config_file,
     model_file,
     parallel,
     recipe,
@@ -147,6 +148,9 @@ def train(config: ConfigDict, workdir: str | pathlib.Path) -> TrainState:
             show(done)
             if stopping:
                 break
+        # No step was left to make: another run's state, or its networks, were asked for.
+        if first_step >= config.num_train_steps and manager.latest_step() is None:
+            checkpoints.save(manager, first_step, state, config_json)
         now("waiting for the last save")
     writer.close()
     if stopping:
@@ -213,9 +217,6 @@ def _not_finite(workdir, step, limit, config_json, state, batch, data):
 def run(argv: list[str]) -> int:
     """Parses the flags of `argv` and trains; returns the exit code."""
     values = flags.FlagValues()
-    config_flags.DEFINE_config_file(
-        "config", None, "A recipe.", values, lock_config=True, sys_argv=argv
-    )
     flags.DEFINE_string("workdir", None, "The run's folder.", flag_values=values)
     flags.DEFINE_string(
         "distributed",
@@ -223,24 +224,16 @@ def run(argv: list[str]) -> int:
         "One of several processes: auto, or HOST:PORT,RANK/COUNT.",
         flag_values=values,
     )
-    flags.mark_flags_as_required(["config", "workdir"], flag_values=values)
+    flags.mark_flag_as_required("workdir", flag_values=values)
     try:
-        rest = values(argv)[1:]
-        if rest:
-            raise flags.Error(f"unexpected argument {rest[0]!r}")
-        config, workdir = values.config, values.workdir
-        config.lock()  # a file that failed to load says so at its first use
-    # A config file is code: whatever it raises is an error of the user's file.
-    except Exception as error:
-        lines = [line.strip() for line in str(error).splitlines() if line.strip()]
-        message = lines[-1] if lines else type(error).__name__
-        if isinstance(error, AttributeError | KeyError):
-            message = f"the config has no field {message.strip(chr(34))}"
+        config = config_file.parse(values, argv)
+    except InputError as error:
         raise InputError(
-            f"{message}; usage: {argv[0]} --config=FILE.py[:ARG] --workdir=DIR "
+            f"{error}; usage: {argv[0]} --config=FILE.py[:ARG] --workdir=DIR "
             "[--config.FIELD=VALUE ...] [--distributed=auto|HOST:PORT,RANK/COUNT]",
             "arguments",
         ) from error
+    workdir = values.workdir
     set_up(values.distributed)
     if jax.process_index() == 0:
         pathlib.Path(workdir, FAILED).unlink(missing_ok=True)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import functools
+import contextlib
 import hashlib
 import json
 import pathlib
@@ -129,34 +129,48 @@ def _videos(data: Episodes) -> dict[str, int | str]:
 
 def _synthetic(config, workdir):
     """Renders the synthetic people once; a resumed run reads them back."""
-    path = workdir / "synthetic.npz"
-    render = functools.partial(
-        render_archive,
-        frames_per_video=config.data.frames_per_video,
-        size=config.size,
-        style=recipe.raster_style(config),
-    )
-    # From the file, not from memory: JPEG changes the frames, and a resumed run must
-    # see the same ones.
-    train = load_archive(path) if path.exists() else None
-    # Another config's belong to a run that was cut short, unless it has a checkpoint:
-    # that will refuse this config.
-    begun = saved_steps.newest_first(saved_steps.folder_of(workdir))
-    if train is None or not (begun or _asked_for(train, config)):
-        with progress("rendering people", config.data.num_videos) as show:
-            render(config.data.num_videos, seed=config.seed, on_progress=show).save(
-                path
-            )
-        train = load_archive(path)
-    held_out = render(_HELD_OUT_PEOPLE, seed=config.seed + HELD_OUT_SEED)
-    return train, held_out
-
-
-def _asked_for(people: Archive, config: ConfigDict) -> bool:
-    """Whether rendered people are those of the config."""
-    names = [person_name(config.seed, v) for v in range(config.data.num_videos)]
     return (
-        people.videos == names
+        _people(config, workdir / "synthetic.npz", config.data.num_videos, config.seed),
+        _people(
+            config,
+            workdir / "synthetic_held_out.npz",
+            _HELD_OUT_PEOPLE,
+            config.seed + HELD_OUT_SEED,
+        ),
+    )
+
+
+def _people(
+    config: ConfigDict, path: pathlib.Path, num_people: int, seed: int
+) -> Archive:
+    """Synthetic people of `path`, where they are rendered to if it has not the asked for.
+
+    Always from the file, not from memory: JPEG changes the frames, and a resumed run
+    must see the same ones.
+    """
+    with contextlib.suppress(InputError):  # not there, or damaged
+        people = load_archive(path)
+        # Another config's belong to a run that was cut short, unless it has a
+        # checkpoint: that will refuse this config.
+        begun = saved_steps.newest_first(saved_steps.folder_of(path.parent))
+        if begun or _asked_for(people, config, num_people, seed):
+            return people
+    with progress("rendering people", num_people) as show:
+        render_archive(
+            num_people,
+            config.data.frames_per_video,
+            config.size,
+            seed,
+            style=recipe.raster_style(config),
+            on_progress=show,
+        ).save(path)
+    return load_archive(path)
+
+
+def _asked_for(people: Archive, config: ConfigDict, num_people: int, seed: int) -> bool:
+    """Whether rendered people are those of the config."""
+    return (
+        people.videos == [person_name(seed, v) for v in range(num_people)]
         and (people.frames_per_video == config.data.frames_per_video).all()
         and (people.size, people.style) == (config.size, recipe.raster_style(config))
     )

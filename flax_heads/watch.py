@@ -146,7 +146,7 @@ def leave(code: int, message: str, workdir: str | pathlib.Path) -> int:
     print(f"flax-heads: {message}", file=sys.stderr, flush=True)
     if jax.process_count() > 1:
         with contextlib.suppress(OSError):
-            pathlib.Path(workdir, FAILED).write_text(f"{code} {message}\n")
+            pathlib.Path(workdir, FAILED).write_text(f"{code} {message}\n", "utf-8")
         os._exit(code)
     return code
 

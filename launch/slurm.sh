@@ -1,11 +1,12 @@
 #!/usr/bin/env bash
 # Meta-training under SLURM, one process for each GPU:
 #
-#   sbatch --nodes=8 launch/slurm.sh --config=configs/voxceleb2.py \
+#   sbatch --nodes=2 launch/slurm.sh --config=configs/voxceleb2.py \
 #       --workdir=/shared/run --config.data.path=/shared/vox2
 #
 # Before the time limit, or when preempted, the run is told to stop, saves and is queued
-# again; the same command resumes it. Adapt the numbers to your nodes.
+# again; the same command resumes it. Adapt the numbers to your nodes: with more GPUs
+# than episodes in a batch give --config.batch_size=N, a multiple of their number.
 #SBATCH --job-name=flax-heads
 #SBATCH --gpus-per-node=8
 #SBATCH --ntasks-per-node=8

@@ -162,6 +162,8 @@ def test_a_folder_becomes_heads_and_again_only_what_is_missing(model, photos, tm
 
     other = run(seed=1)
     assert not other.made and "seed 0, not 1" in other.skipped["anna"]
+    more = run(max_photos=2)
+    assert not more.made and "of other photos" in more.skipped["anna"]
 
 
 def test_processes_share_the_people(model, photos, tmp_path, monkeypatch):
