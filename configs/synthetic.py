@@ -2,8 +2,8 @@
 
     python -m flax_heads.train --config=configs/synthetic.py --workdir=runs/synthetic
 
-`:smoke` takes a few steps, and `:tiny` a few of a 16 px model, seconds: the notebooks
-when tests run them.
+`:smoke` takes a few steps, and `:tiny` a few of networks of one block at 16 px: the
+programs of tests and of the notebooks when tests run them, quick to compile.
 Variants of `variants.py` follow the size: `:small,no_attention`.
 """
 
@@ -33,10 +33,10 @@ def _smoke() -> ConfigDict:
 def _tiny() -> ConfigDict:
     config = _smoke()
     config.update(size=16, batch_size=8)
-    config.model.embedder.update(channels=(8, 16), attention_after=None)
-    config.model.discriminator.update(channels=(8, 16), attention_after=None)
+    config.model.embedder.update(channels=(16,), attention_after=None)
+    config.model.discriminator.update(channels=(16,), attention_after=None)
     config.model.generator.update(
-        channels=(8, 16), num_residual_blocks=1, up_attention_after=None
+        channels=(16,), num_residual_blocks=0, up_attention_after=None
     )
     config.fine_tune.update(num_iterations=2, check_every=2, augmentations=8)
     return config

@@ -7,8 +7,10 @@ wrong with the input and what to do about it.
 from __future__ import annotations
 
 import argparse
+import io
 import math
 import os
+import re
 import signal
 import sys
 
@@ -20,16 +22,18 @@ _LARGEST_SEED = 2**32 - 1
 
 def main(argv: list[str] | None = None) -> int:
     """Runs one command; returns the exit code."""
-    argv = sys.argv[1:] if argv is None else argv
+    argv = [_at_home(a) for a in (sys.argv[1:] if argv is None else argv)]
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
+    if isinstance(sys.stdout, io.TextIOWrapper):  # it may not know all of Unicode
+        sys.stdout.reconfigure(errors="replace")
     try:
         if argv[:1] == ["train"]:  # its flags are absl's and config_flags'
             from flax_heads import train
 
             return train.run(["flax-heads train", *argv[1:]])
         arguments, rest = _parser().parse_known_args(argv)
-        if argv[:1] == ["sweep"]:  # passes the config's fields on to the training
-            arguments.train_flags = [a for a in rest if a.startswith("--config.")]
+        if argv[0] in ("sweep", "info", "import"):  # whose --config has fields
+            arguments.config_fields = [a for a in rest if a.startswith("--config.")]
             rest = [a for a in rest if not a.startswith("--config.")]
         if rest:
             _parser().error(f"unrecognized arguments: {' '.join(rest)}")
@@ -53,6 +57,12 @@ def main(argv: list[str] | None = None) -> int:
     except KeyboardInterrupt:
         print("flax-heads: interrupted", file=sys.stderr)
         return 130
+
+
+def _at_home(argument: str) -> str:
+    """Shells leave the ~ of `--workdir=~/runs` as it is."""
+    flag, path = re.fullmatch(r"(--[\w.-]+=)?(.*)", argument, re.DOTALL).groups("")
+    return flag + os.path.expanduser(path)
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -111,7 +121,11 @@ def _parser() -> argparse.ArgumentParser:
     command("train", None, "Meta-training: --config=FILE.py --workdir=DIR; resumes.")
 
     p = command("info", commands.info, "What a config is: parameters, FLOPs, memory.")
-    p.add_argument("--config", required=True, help="e.g. configs/voxceleb2.py")
+    p.add_argument(
+        "--config",
+        required=True,
+        help="e.g. configs/voxceleb2.py; its fields by --config.FIELD=VALUE, as in train",
+    )
     p.add_argument(
         "--num-videos", type=_at_least(1), help="M; default: the data's, if there"
     )
@@ -185,7 +199,11 @@ def _parser() -> argparse.ArgumentParser:
 
     p = command("import", commands.import_weights, "Weights from PyTorch to a workdir.")
     p.add_argument("--weights", required=True, help=".safetensors, .pth or .pt")
-    p.add_argument("--config", required=True, help="of the networks")
+    p.add_argument(
+        "--config",
+        required=True,
+        help="of the networks; its fields by --config.FIELD=VALUE",
+    )
     p.add_argument("--output", "-o", required=True, help="a new workdir")
 
     p = command("evaluate", commands.evaluate, "Scores on people the model never saw.")

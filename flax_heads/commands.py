@@ -53,9 +53,9 @@ def check(arguments) -> int:
 
 
 def info(arguments) -> None:
-    from flax_heads import info
+    from flax_heads import config_file, info
 
-    config = info.load_config(arguments.config)
+    config = config_file.load(arguments.config, arguments.config_fields)
     print(info.describe(config, arguments.num_videos))
 
 
@@ -92,7 +92,7 @@ def finetune(arguments) -> None:
 
     if arguments.photos:
         check_output(arguments.output)
-    set_up(arguments.distributed)
+    set_up(arguments.distributed, independent=True)
     model = load_model(arguments.model)
     if arguments.dtype:
         model = model.with_dtype(arguments.dtype)
@@ -207,12 +207,12 @@ def export(arguments) -> None:
 
 
 def import_weights(arguments) -> None:
-    from flax_heads import info
+    from flax_heads import config_file
     from flax_heads.console import set_up
     from flax_heads.torch_weights import import_torch
 
     set_up()
-    config = info.load_config(arguments.config)
+    config = config_file.load(arguments.config, arguments.config_fields)
     import_torch(arguments.weights, config, arguments.output)
     print(f"{arguments.output}: a workdir with these weights, at step 0")
 
@@ -240,7 +240,9 @@ def evaluate(arguments) -> None:
         seed=arguments.seed,
     )
     report = pathlib.Path(arguments.output, "report.md")
-    print(f"{report.read_text()}\nsee {report} and the pictures beside it")
+    print(
+        f"{report.read_text(encoding='utf-8')}\nsee {report} and the pictures beside it"
+    )
 
 
 def sweep(arguments) -> int:
@@ -263,14 +265,14 @@ def sweep(arguments) -> int:
         arguments.config,
         arguments.sweep,
         arguments.workdir,
-        arguments.train_flags,
+        arguments.config_fields,
         flags,
     )
     if arguments.print_commands:
         print("\n".join(sweep.jobs(runs)))
         return 0
     code = sweep.run(runs, arguments.workdir)
-    print(pathlib.Path(arguments.workdir, "table.md").read_text())
+    print(pathlib.Path(arguments.workdir, "table.md").read_text("utf-8"))
     return code
 
 

@@ -28,17 +28,18 @@ log = logging.getLogger("flax_heads")
 _console = Console(stderr=True, soft_wrap=True)
 
 
-def set_up(distributed: str | None = None) -> None:
+def set_up(distributed: str | None = None, independent: bool = False) -> None:
     """What every command does first: logging, and a cache of compiled programs.
 
     Args:
-      distributed: how this process finds the others, see `parallel.join_processes`;
-        only the first of them logs.
+      distributed: how this process finds the others; only the first of them logs.
+      independent: whether each has a share of its own; for both see
+        `parallel.join_processes`.
     """
     _set_up_logging()
     _set_up_jax()
     if distributed:
-        parallel.join_processes(distributed)
+        parallel.join_processes(distributed, independent)
         if jax.process_index():
             log.setLevel(logging.WARNING)
 

@@ -20,7 +20,7 @@ from PIL import Image
 
 from data_pipeline import synthetic
 from data_pipeline.errors import InputError
-from data_pipeline.images import check_file
+from data_pipeline.images import check_file, read_image
 from data_pipeline.outputs import whole_file
 from data_pipeline.people import load_person
 from data_pipeline.video import read_frames
@@ -30,6 +30,7 @@ from flax_heads.animate import drive, find_track, sheet_beside
 from flax_heads.console import log, progress, staged_progress
 from flax_heads.early_stopping import describe
 from flax_heads.meta_model import fine_tune, load_model
+from flax_heads.talking_head import check_output
 
 DRIVERS = {"talk": 5, "look": 12, "expressive": 21}  # motion -> the driver's seed
 _MOST_ITERATIONS = 75  # of fine-tuning: under three minutes on two slow cores
@@ -62,13 +63,22 @@ def run_demo(
       the videos.
 
     Raises:
-      InputError: a photo or a clip that cannot be used, or two clips of one name.
+      InputError: a photo or a clip that cannot be used, two clips of one name, or an
+        output that would take the place of a clip or of somebody's pictures.
     """
     started = time.monotonic()
     output = pathlib.Path(output)
     output.mkdir(parents=True, exist_ok=True)
+    check_output(output / "head")
     photos = list(photos) or [portrait(output / "portrait.png")]
     drivers = {pathlib.Path(clip).stem: check_file(clip) for clip in driving}
+    made = {(output / f"by_{name}.mp4").resolve() for name in drivers}
+    if overwritten := made & {pathlib.Path(clip).resolve() for clip in driving}:
+        raise InputError(
+            f"{overwritten.pop()}: a video would be written over this clip; name another "
+            "--output",
+            reason="same_name",
+        )
     if len(drivers) < len(driving):
         raise InputError(
             "two driving clips have the same name; rename one, since their videos are "
@@ -144,7 +154,8 @@ def portrait(path: str | pathlib.Path) -> pathlib.Path:
     """Writes the demo's photograph, an astronaut, and returns `path`.
 
     Raises:
-      InputError: scikit-image, which ships it, is not installed.
+      InputError: scikit-image, which ships it, is not installed; or another picture is
+        there already.
     """
     try:
         from skimage import data
@@ -153,8 +164,15 @@ def portrait(path: str | pathlib.Path) -> pathlib.Path:
             'the demo\'s portrait needs scikit-image: pip install "flax-heads[demo]", '
             "or give --photo"
         ) from error
-    Image.fromarray(data.astronaut()).save(path)
-    return pathlib.Path(path)
+    path, picture = pathlib.Path(path), data.astronaut()
+    if path.exists() and not np.array_equal(read_image(path), picture):
+        raise InputError(
+            f"{path}: is another picture; name another --output, or give it as --photo",
+            "unwritable",
+        )
+    with whole_file(path) as part:
+        Image.fromarray(picture).save(part)
+    return path
 
 
 def render_driver(

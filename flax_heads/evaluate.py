@@ -18,6 +18,7 @@ from typing import Any
 
 import jax
 import numpy as np
+from flax.traverse_util import flatten_dict
 
 from data_pipeline import safe_files
 from data_pipeline.errors import InputError
@@ -34,6 +35,8 @@ VARIANTS = ("ff", "ft")
 
 
 _MAX_BYTES = 2**32  # of one video's scores
+# Sections of the config that fine-tuning depends on, besides its own.
+_OF_FINE_TUNING = ("model", "loss", "perceptual", "optimizer")
 
 
 def evaluate_held_out(
@@ -93,6 +96,7 @@ def evaluate_held_out(
             "corrections: only fine-tuned frames are corrected; add ft to --variants",
             "arguments",
         )
+    shots, variants = (list(dict.fromkeys(named)) for named in (shots, variants))
     judges = judges or make_judges()
     model = _with_fine_tuning(load_model(workdir), fine_tune_fields)
     ff = load_model(ff_model) if ff_model else None
@@ -119,8 +123,8 @@ def evaluate_held_out(
         },
         "transfer": transfer if cross else None,
         "size": model.size,
-        "shots": list(shots),
-        "variants": list(variants),
+        "shots": shots,
+        "variants": variants,
         "frames_per_video": num_frames,
         "fine_tune": model.config.fine_tune.to_dict(),
         "corrections": corrections or None,
@@ -128,6 +132,8 @@ def evaluate_held_out(
         "seed": seed,
         "code": [integrity.code_version()],
     }
+    config = recipe.as_json(model.config)
+    settings["recipe"] = flatten_dict({n: config[n] for n in _OF_FINE_TUNING}, sep=".")
     output = pathlib.Path(output)
     done = _open_scores(output, settings)
 
@@ -148,9 +154,7 @@ def evaluate_held_out(
             show(count)
             if count % len(cases) == 0:  # all videos of this T
                 log.info("T=%d: %d videos scored", t, len(cases))
-    return evaluation_report.write(
-        output, settings, recipe.as_json(model.config), scores
-    )
+    return evaluation_report.write(output, settings, config, scores)
 
 
 def draw(
@@ -249,6 +253,8 @@ def _open_scores(output: pathlib.Path, settings: dict[str, Any]) -> pathlib.Path
                 "is not known; choose a new --output, or delete the folder",
                 reason="damaged",
             ) from error
+        # Fields that an older evaluation did not know had the values of now.
+        known["recipe"] = asked.get("recipe", {}) | known.get("recipe", {})
         if differing := [key for key in asked if known.get(key) != asked[key]]:
             raise InputError(
                 f"{output}: holds an evaluation with other settings "

@@ -79,7 +79,8 @@ def people(per_video: Sequence[dict], shots: int, path: pathlib.Path) -> None:
         axis.set_title(f"{_title(name)}, T = {shots}", fontsize=9)
         labels = [v if len(v) <= 20 else f"{v[:19]}…" for v in videos]
         last = axis is axes[-1]
-        axis.set_xticks(range(len(videos)), labels if last else [""] * len(videos))
+        labels = labels if last else [""] * len(videos)
+        axis.set_xticks(range(len(videos)), labels, parse_math=False)  # "$" is a name's
         axis.tick_params(axis="x", rotation=60)
     _save(figure, axes, path)
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib.util
 import json
 import pathlib
 from collections.abc import Sequence
@@ -11,6 +10,7 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
+from data_pipeline.images import one_line
 from data_pipeline.outputs import whole_file
 from flax_heads.console import log
 from flax_heads.evaluation_markdown import PAPER, PAPER_COLUMNS, as_markdown
@@ -65,18 +65,24 @@ def write(
     with whole_file(output / "report.json") as part:
         part.write_text(json.dumps(report, indent=2) + "\n")
     with whole_file(output / "report.md") as part:
-        part.write_text(as_markdown(report))
+        part.write_text(as_markdown(report), encoding="utf-8")
     with whole_file(output / "grid.png") as part:
         Image.fromarray(_grid(settings, scores)).save(part)
-    if importlib.util.find_spec("matplotlib"):
-        from flax_heads import evaluation_plots
-
-        evaluation_plots.metrics_against_shots(results, output / "metrics.png")
-        for t in settings["shots"]:
-            evaluation_plots.people(per_video, t, output / f"people_T{t}.png")
-    else:
+    try:
+        _plot(output, settings, results, per_video)
+    except ImportError:
         log.info('no plots: pip install "flax-heads[eval]" brings matplotlib')
+    except Exception as error:  # the numbers are written
+        log.warning("no plots: %s", one_line(error))
     return results
+
+
+def _plot(output, settings, results, per_video) -> None:
+    from flax_heads import evaluation_plots
+
+    evaluation_plots.metrics_against_shots(results, output / "metrics.png")
+    for t in settings["shots"]:
+        evaluation_plots.people(per_video, t, output / f"people_T{t}.png")
 
 
 def _methods(scores: Scores) -> list[str]:

@@ -3,39 +3,19 @@
 from __future__ import annotations
 
 import functools
-import importlib.util
 import math
-import pathlib
 from collections.abc import Callable
 from typing import Any
 
 import jax
 from ml_collections import ConfigDict
 
+from data_pipeline.archive import load_archive
 from data_pipeline.errors import InputError
 from flax_heads import integrity, parallel, recipe
 from flax_heads.console import log
 
 _DEFAULT_VIDEOS = 1_000  # where the data is not at hand
-
-
-def load_config(spec: str) -> ConfigDict:
-    """Reads `FILE.py[:ARG]` as the training command does.
-
-    Raises:
-      InputError: no such file, or it cannot be read as a config.
-    """
-    name, _, argument = spec.partition(":")
-    path = pathlib.Path(name)
-    if not path.is_file():
-        raise InputError(f"{name}: no such config file; see configs/", "missing")
-    try:
-        module_spec = importlib.util.spec_from_file_location("recipe_file", path)
-        module = importlib.util.module_from_spec(module_spec)
-        module_spec.loader.exec_module(module)
-        return module.get_config(argument or None)
-    except Exception as error:  # a config file is code: anything may be wrong with it
-        raise InputError(f"{spec}: {error}", "config") from error
 
 
 def count_flops(function: Callable, *arguments: Any) -> float | None:
@@ -174,4 +154,7 @@ def _count_videos(config) -> int:
         from data_pipeline.input_pipeline import Records  # imports TensorFlow
 
         return Records(config.data.path, "train").num_videos
+    if config.data.kind == "archive" and config.data.path:
+        people = load_archive(config.data.path)
+        return people.split_by_identity(config.data.held_out)[0].num_videos
     return _DEFAULT_VIDEOS

@@ -162,7 +162,7 @@ def export_torch(
       InputError: no checkpoint there, another suffix, or no library safetensors.
     """
     try:
-        from safetensors.numpy import save_file
+        from safetensors.numpy import save
     except ImportError as error:
         raise InputError(
             f"{path}: writing it needs the library safetensors: pip install safetensors",
@@ -188,7 +188,7 @@ def export_torch(
     }
     path.parent.mkdir(parents=True, exist_ok=True)
     with whole_file(path) as part:
-        save_file(tensors, part, metadata)
+        part.write_bytes(save(tensors, metadata))
 
 
 def import_torch(
@@ -207,13 +207,11 @@ def import_torch(
 
     Raises:
       InputError: an unreadable file, tensors that are not those of the config's
-        networks, or a workdir that has checkpoints.
+        networks, or a workdir that is not empty.
     """
     workdir = pathlib.Path(workdir)
-    if any((workdir / "checkpoints").glob("[0-9]*")):
-        raise InputError(
-            f"{workdir}: has checkpoints already; name a new folder", "not_empty"
-        )
+    if workdir.exists() and (not workdir.is_dir() or any(workdir.iterdir())):
+        raise InputError(f"{workdir}: is not empty; name a new folder", "not_empty")
     init = functools.partial(recipe.new_state, config, num_videos=1)
     like = jax.eval_shape(init)
     params, vectors = from_state_dict(

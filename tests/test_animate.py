@@ -173,6 +173,8 @@ def test_webp_without_pyav(head, track, tmp_path, monkeypatch):
     drive(head, tmp_path / "track.npz", tmp_path / "out.webp")
     with Image.open(tmp_path / "out.webp") as picture:
         assert picture.n_frames > 1
+    with pytest.raises(InputError, match=r"PyAV writes videos; .* or name a \.gif"):
+        drive(head, tmp_path / "track.npz", tmp_path / "out.mp4")
 
 
 @pytest.mark.parametrize("suffix", [".gif", ".webp"])

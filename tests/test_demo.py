@@ -33,6 +33,25 @@ def test_a_clip_without_a_face_is_refused_before_anything_is_learned(
         demo.run_demo(tmp_path / "out", [tmp_path / "me.png"], [empty])
 
 
+@pytest.mark.parametrize("what", ["portrait.png", "head", "by_fog.mp4"])
+def test_what_is_in_the_way_stays_and_is_told_at_once(tmp_path, what):
+    out, photos, driving = tmp_path / "out", [], []
+    out.mkdir()
+    if what == "portrait.png":
+        Image.new("RGB", (64, 64)).save(out / what)
+    else:
+        photos = [tmp_path / "me.png"]
+        Image.fromarray(data.astronaut()).save(photos[0])
+        (out / what).write_bytes(b"somebody's")
+        if what != "head":
+            (out / "fog.mp4").write_bytes(b"a clip")
+            driving = [out / "fog.mp4", out / what]
+    before = (out / what).read_bytes()
+    with pytest.raises(InputError, match=f"{what}: .* name another"):
+        demo.run_demo(out, photos, driving)
+    assert (out / what).read_bytes() == before
+
+
 @pytest.mark.parametrize("fps", [5, 10, 25, 60])
 def test_the_animated_picture_lasts_as_long_as_the_video(tmp_path, fps):
     frames = [np.full((48, 144, 3), 2 * i, np.uint8) for i in range(2 * fps)]

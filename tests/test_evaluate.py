@@ -171,9 +171,8 @@ def test_plots_are_drawn(tmp_path):
     pytest.importorskip("matplotlib")
     rng = np.random.default_rng(0)
     results = {(t, v): _arrays(rng, 0.1 * v) for t in (1, 8) for v in (0, 1)}
-    evaluation_report.write(
-        tmp_path, SETTINGS, {"perceptual": {"face_id": 0.0}}, results
-    )
+    named = SETTINGS | {"data": SETTINGS["data"] | {"videos": ["$5_$_x", "v1"]}}
+    evaluation_report.write(tmp_path, named, {"perceptual": {"face_id": 0.0}}, results)
     for name in ("metrics.png", "people_T1.png", "people_T8.png"):
         assert (tmp_path / name).stat().st_size > 5_000
 
@@ -200,6 +199,11 @@ def test_where_models_and_data_lie_is_no_setting(tmp_path):
     evaluate._open_scores(tmp_path, moved)
     with pytest.raises(InputError, match=r"other settings \(model\)"):
         evaluate._open_scores(tmp_path, SETTINGS | {"model": {"path": "", "step": 8}})
+    # What an older evaluation did not note is noted from now on.
+    for fields in ({"loss.pixel": 1.0}, {"loss.pixel": 1.0, "loss.younger": 3.0}):
+        evaluate._open_scores(tmp_path, SETTINGS | {"recipe": fields})
+    with pytest.raises(InputError, match=r"other settings \(recipe\)"):
+        evaluate._open_scores(tmp_path, SETTINGS | {"recipe": {"loss.pixel": 2.0}})
 
 
 def test_damaged_scores_are_made_again_and_damaged_settings_named(tmp_path, caplog):
