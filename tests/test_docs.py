@@ -9,7 +9,7 @@ import pytest
 from flax.traverse_util import flatten_dict
 
 from configs import common
-from flax_heads import cli, info
+from flax_heads import cli, config_file
 
 ROOT = pathlib.Path(__file__).resolve().parents[1]
 PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
@@ -23,7 +23,9 @@ SECTIONS = {field.split(".")[0] for field in FIELDS if "." in field}
 PARSER = cli._parser()
 COMMANDS = PARSER._subparsers._group_actions[0].choices
 OPTIONS = {name: set(sub._option_string_actions) for name, sub in COMMANDS.items()}
-TRAIN = (ROOT / "flax_heads/train.py").read_text()  # whose flags are absl's
+TRAIN = "".join(
+    (ROOT / "flax_heads" / f"{n}.py").read_text() for n in ("train", "config_file")
+)
 OPTIONS["train"] |= {"--" + f for f in re.findall(r'DEFINE_\w+\(\s*"(\w+)"', TRAIN)}
 
 pages = pytest.mark.parametrize("page", PAGES, ids=lambda path: path.name)
@@ -114,7 +116,7 @@ def test_commands_of_shell_blocks_are_complete(page, capsys):
                 _, rest = PARSER.parse_known_args(words[1:])
             except SystemExit:
                 pytest.fail(f"{shlex.join(words)}: {capsys.readouterr().err}")
-            assert words[1] == "sweep" or not rest, rest
+            assert words[1] in ("sweep", "info", "import") or not rest, rest
 
 
 @pages
@@ -124,7 +126,7 @@ def test_config_fields_and_recipes_exist(page):
         for field in re.findall(r"(?<![\w.])config\.([a-z]\w*(?:\.\w+)*)", text):
             assert has_field(field) or field == "json", f"no config.{field}"
         for recipe in re.findall(r"(?<=--config[= ])configs/\w+\.py(?::[\w,]+)?", text):
-            info.load_config(str(ROOT / recipe))
+            config_file.load(str(ROOT / recipe))
     for span in spans(page):  # fields may go without the word: `loss.match`
         field = re.fullmatch(r"([a-z]\w*)\.\w+(=\S*)?", span)
         if field and field[1] in SECTIONS:

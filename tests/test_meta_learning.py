@@ -26,6 +26,7 @@ def _make_step(weights=tiny.WEIGHTS, networks=tiny.NETWORKS, **options):
 # What a loss moves and what a skipped step leaves does not depend on depth.
 _SHALLOW = {"networks": tiny.SHALLOW_NETWORKS}
 _make_shallow_step = functools.partial(_make_step, **_SHALLOW)
+_make_shallow_state = functools.partial(tiny.make_state, **_SHALLOW)
 
 
 @pytest.fixture(scope="module")
@@ -38,16 +39,11 @@ def step():
     return jax.jit(_make_shallow_step())
 
 
-@pytest.fixture(scope="module")
-def deeper_step():
-    return jax.jit(_make_step())
-
-
-def _compiled(networks=tiny.NETWORKS, **options):
+def _compiled(networks=tiny.SHALLOW_NETWORKS, **options):
     """(the step of eight episodes on one device, bytes of its workspace)."""
     step = _make_step(networks=networks, **options)
     batch = tiny.make_batch(batch_size=8)
-    step = jax.jit(step).lower(tiny.new_state(), batch).compile()
+    step = jax.jit(step).lower(tiny.new_state(**_SHALLOW), batch).compile()
     return step, step.memory_analysis().temp_size_in_bytes
 
 
@@ -65,11 +61,11 @@ def test_metrics_are_named_float32_scalars(state, step):
         assert value.shape == () and value.dtype == jnp.float32 and np.isfinite(value)
 
 
-def test_learns_to_overfit_one_batch(deeper_step):
-    state, batch = tiny.new_state(), tiny.make_batch()
+def test_learns_to_overfit_one_batch(state, step):
+    batch = tiny.make_batch()
     values = []
     for _ in range(60):
-        state, metrics = deeper_step(state, batch)
+        state, metrics = step(state, batch)
         values.append(float(metrics["l1"]))
     assert np.mean(values[-5:]) < 0.6 * np.mean(values[:5])
     assert int(state.step) == 60
@@ -265,22 +261,22 @@ def _run(step, state, batches):
     return jax.device_get(state), jax.device_get(metrics)
 
 
-def test_one_device_four_devices_and_pmap_agree(of_eight):
+def test_one_device_four_devices_and_pmap_agree(state, of_eight):
     """The same numbers from plain jit, from the 4-device mesh, and from jax.pmap."""
     batches = [tiny.make_batch(seed, batch_size=8) for seed in range(3)]
-    one_state, one_metrics = _run(of_eight[0], tiny.new_state(), batches)
+    one_state, one_metrics = _run(of_eight[0], state, batches)
 
     mesh = parallel.make_mesh(jax.devices()[:4])
     assert mesh.size == 4
-    meshed = parallel.jit_init(tiny.make_state, mesh)
+    meshed = parallel.jit_init(_make_shallow_state, mesh)
     values = meshed.video_embeddings.values
     assert values.addressable_shards[0].data.shape[0] == values.shape[0] // 4
     placed = list(parallel.place_batches(batches, mesh))
     assert placed[0]["target_frame"].addressable_shards[0].data.shape[0] == 2
-    on_mesh = parallel.compile_step(_make_step(), mesh, meshed, placed[0])
+    on_mesh = parallel.compile_step(_make_shallow_step(), mesh, meshed, placed[0])
     mesh_state, mesh_metrics = _run(on_mesh, meshed, placed)
 
-    step = _make_step(axis_name=parallel.AXIS)
+    step = _make_shallow_step(axis_name=parallel.AXIS)
     mapped = jax.pmap(
         step, axis_name=parallel.AXIS, in_axes=(None, 0), out_axes=None,
         devices=jax.devices()[:4],
@@ -289,7 +285,7 @@ def test_one_device_four_devices_and_pmap_agree(of_eight):
         {k: v.reshape(4, 2, *v.shape[1:]) for k, v in batch.items()}
         for batch in batches
     ]
-    pmap_state, pmap_metrics = _run(mapped, tiny.new_state(), split)
+    pmap_state, pmap_metrics = _run(mapped, state, split)
 
     for other_state, other_metrics in (
         (mesh_state, mesh_metrics),
@@ -307,40 +303,45 @@ def test_one_device_four_devices_and_pmap_agree(of_eight):
         )
 
 
-def test_memory_levers_change_no_number_but_memory(of_eight):
+def test_memory_levers_change_no_number_but_memory(state, of_eight):
     """`accumulate` (on one device and on a mesh) and `remat`; a video in two parts."""
     batches = [tiny.make_batch(seed, batch_size=8) for seed in range(2)]
     for batch in batches:
         batch["video_index"][5] = batch["video_index"][0]
 
     step, memory = of_eight
-    one_state, one_metrics = _run(step, tiny.new_state(), batches)
+    one_state, one_metrics = _run(step, state, batches)
     in_parts, less_by_parts = _compiled(accumulate=4)
-    again, less_by_remat = _compiled(tiny.networks_with(remat=True))
+    again, less_by_remat = _compiled(
+        tiny.networks_with(tiny.SHALLOW_NETWORKS, remat=True)
+    )
     assert less_by_parts < 0.6 * memory
     if jax.__version_info__ >= (0, 11):  # before, XLA's CPU backend undid it
         assert less_by_remat < 0.9 * memory
     mesh = parallel.make_mesh(jax.devices()[:2])
     placed = list(parallel.place_batches(batches, mesh))
-    meshed = parallel.jit_init(tiny.make_state, mesh)
-    on_mesh = parallel.compile_step(_make_step(accumulate=4), mesh, meshed, placed[0])
+    meshed = parallel.jit_init(_make_shallow_state, mesh)
+    on_mesh = parallel.compile_step(
+        _make_shallow_step(accumulate=4), mesh, meshed, placed[0]
+    )
     for other_state, other_metrics in (
-        _run(in_parts, tiny.new_state(), batches),
-        _run(again, tiny.new_state(), batches),
+        _run(in_parts, state, batches),
+        _run(again, state, batches),
         _run(on_mesh, meshed, placed),
     ):
         tiny.assert_trees_close(one_metrics, other_metrics, rtol=2e-3, atol=1e-4)
         tiny.assert_leaves_near(one_state, other_state, 1e-3)
 
 
-def test_bfloat16_trains_like_float32(deeper_step):
+def test_bfloat16_trains_like_float32():
     """Over 200 steps the curves stay together, and all that is kept is float32."""
     batches = [tiny.make_batch(seed) for seed in range(8)]
-    half = _make_step(networks=tiny.networks_with(dtype=jnp.bfloat16))
+    half = tiny.networks_with(dtype=jnp.bfloat16)
     # The game is chaotic: two seeds of float32 differ by 20 % in the discriminator's loss.
     bands = {"l1": 0.05, "loss/content": 0.05, "loss/discriminator": 0.35}
     curves = []
-    for one_step in (deeper_step, jax.jit(half)):
+    for networks in (tiny.NETWORKS, half):
+        one_step = jax.jit(_make_step(networks=networks))
         state, values = tiny.new_state(), []
         for i in range(200):
             state, metrics = one_step(state, batches[i % len(batches)])

@@ -11,13 +11,8 @@ from flax_heads import cli, sweep
 from flax_heads.train import EXIT_PREEMPTED
 
 TINY = [
-    "--config.size=16",
     "--config.num_support=2",
-    "--config.model.embedder.channels=(8,16)",
-    "--config.model.discriminator.channels=(8,16)",
-    "--config.model.generator.channels=(8,16)",
     "--config.num_train_steps=2",
-    "--config.fine_tune.num_iterations=2",
     "--config.fine_tune.augmentations=4",
 ]
 
@@ -113,7 +108,7 @@ def test_table_says_what_was_not_run(tmp_path):
 def test_sweep_trains_evaluates_and_goes_on(tmp_path, capfd):
     """Two variants of one training and one that cannot run, for real."""
     pytest.importorskip("dlib")
-    recipe = "configs/synthetic.py:smoke,no_attention"
+    recipe = "configs/synthetic.py:tiny,no_attention"
     argv = ["sweep", f"--config={recipe}", f"--workdir={tmp_path}"]
     argv += ["--sweep", "base", "random_psi", "v2"]
     argv += [*TINY, "--shots=1", "--videos=1", "--frames=3", "--variants=ff"]

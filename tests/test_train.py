@@ -29,14 +29,8 @@ pytestmark = pytest.mark.filterwarnings("ignore:Some donated buffers")
 
 
 def tiny_config(steps: int):
-    config = recipe_file.get_config("smoke")
-    config.size = 16
+    config = recipe_file.get_config("tiny")
     config.num_support = 2
-    config.model.embedder.update(channels=(8, 16), attention_after=None)
-    config.model.discriminator.update(channels=(8, 16), attention_after=None)
-    config.model.generator.update(
-        channels=(8, 16), num_residual_blocks=1, up_attention_after=None
-    )
     config.data.identity_augmentation = 0.5  # resuming makes the same people again
     config.num_train_steps = steps
     config.update(log_every_steps=1, eval_every_steps=100, checkpoint_every_steps=2)
@@ -49,6 +43,12 @@ def run(tmp_path_factory):
     """A finished run of four steps: (workdir, its last state)."""
     workdir = tmp_path_factory.mktemp("run")
     return workdir, jax.device_get(train(tiny_config(4), workdir))
+
+
+def _copy_people(workdir, folder):
+    """Those rendered for one run, for another: they need not be rendered again."""
+    for path in workdir.glob("synthetic*.npz"):
+        shutil.copy(path, folder)
 
 
 def _metrics(workdir) -> list[dict]:
@@ -72,7 +72,7 @@ def test_leaves_what_it_promises(run):
 
 def test_two_halves_equal_the_whole_bit_for_bit(run, tmp_path):
     workdir, whole = run
-    (tmp_path / "synthetic.npz").write_bytes((workdir / "synthetic.npz").read_bytes())
+    _copy_people(workdir, tmp_path)
     train(tiny_config(2), tmp_path)
     _assert_same(whole, train(tiny_config(4), tmp_path))
 
@@ -90,7 +90,7 @@ def test_killed_in_every_way_it_ends_the_same(run, tmp_path):
     killed, whole = tmp_path / "killed", tmp_path / "whole"
     for folder in (killed, whole):
         folder.mkdir()
-        shutil.copy(run[0] / "synthetic.npz", folder)
+        _copy_people(run[0], folder)
     saves = killed / "checkpoints"
     for how in ("in a save", "told to stop", "anywhere"):
         before = max(_finished_checkpoints(killed), default=0)
@@ -197,13 +197,20 @@ def test_people_rendered_for_another_config_are_rendered_anew(tmp_path):
     config.data.num_videos = 2
     first, _ = open_episodes(config, tmp_path)
     config.seed, config.data.num_videos = 9, 3
-    second, _ = open_episodes(config, tmp_path)
+    second, held_out = open_episodes(config, tmp_path)
     assert (first.num_videos, second.num_videos) == (2, 3)
     assert second.videos[0] == "synthetic9_00000"
+    assert held_out.videos[0] == "synthetic1000009_00000"
+    read_back = open_episodes(config, tmp_path)
+    (tmp_path / "synthetic.npz").write_bytes(b"torn")
+    drawn_again = open_episodes(config, tmp_path)
+    for people, *others in zip((second, held_out), read_back, drawn_again):
+        for same in others:
+            np.testing.assert_array_equal(people.frames, same.frames)
 
 
 def test_ctrl_c_saves_before_it_ends(run, tmp_path):
-    shutil.copy(run[0] / "synthetic.npz", tmp_path)
+    _copy_people(run[0], tmp_path)
     process = _start(tmp_path, steps=100_000)
     _wait(process, lambda: _finished_checkpoints(tmp_path))
     process.send_signal(signal.SIGINT)
@@ -219,7 +226,7 @@ def test_init_from_takes_the_networks_and_starts_at_step_zero(run, tmp_path):
     state = jax.device_get(train(config, tmp_path))
     _assert_same(whole.ema, state.ema)
     _assert_same(whole.ema, state.generator.params)
-    assert state.step == 0
+    assert state.step == 0 and _finished_checkpoints(tmp_path) == [0]
     assert (state.video_embeddings.values != whole.video_embeddings.values).any()
 
 
@@ -228,6 +235,7 @@ def test_resume_takes_another_runs_whole_state(run, tmp_path):
     config = tiny_config(4)
     config.resume = str(workdir)
     _assert_same(whole, train(config, tmp_path))
+    assert _finished_checkpoints(tmp_path) == [4]  # though no step was left to make
 
 
 def test_resume_from_nowhere_is_refused_and_makes_nothing(run, tmp_path):
@@ -378,7 +386,7 @@ def test_cross_reenactment_is_scored_against_the_truth_and_goes_on(
 def test_a_model_of_the_ff_variant_stands_beside(run, tmp_path):
     pytest.importorskip("dlib")
     rows = evaluate_held_out(
-        run[0], tmp_path, shots=(1,), num_videos=1, num_frames=2, ff_model=run[0]
+        run[0], tmp_path, shots=(1, 1), num_videos=1, num_frames=2, ff_model=run[0]
     )
     by_method = {row["method"]: row for row in rows}
     assert list(by_method) == ["nearest", "mean", "warp", "ff", "before_ft", "ft"]

@@ -130,6 +130,9 @@ def test_variants_that_contradict_each_other_are_refused(names):
         ("log_every_steps", 0, "log_every_steps is 0"),
         ("max_non_finite_steps", 0, "max_non_finite_steps is 0"),
         ("optimizer.discriminator_updates", 0, "discriminator_updates is 0"),
+        ("seed", -1, "seed is -1"),
+        ("raster.version", 9, "raster.version is 9"),
+        ("data.kind", "synthetic", "num_videos is 0: expected at least 1 of rendered"),
     ],
 )
 def test_numbers_that_cannot_be_are_refused_before_any_work(field, value, message):

@@ -26,21 +26,22 @@ NETWORKS = make_networks(
     },
     discriminator={"channels": (8, 16, 16), "attention_after": 2},
 )
-# One block each, for what does not depend on depth.
+# One block each and one attention, for what does not depend on depth.
 ONE_BLOCK = {"channels": (8,), "attention_after": None}
 UP_AND_DOWN = ONE_BLOCK | {"num_residual_blocks": 0, "up_attention_after": None}
-SHALLOW_NETWORKS = make_networks(ONE_BLOCK, UP_AND_DOWN, ONE_BLOCK)
+WITH_ATTENTION = ONE_BLOCK | {"attention_after": 1}
+SHALLOW_NETWORKS = make_networks(WITH_ATTENTION, UP_AND_DOWN, ONE_BLOCK)
 GENERATOR_ADAM = Adam(1e-3)
 DISCRIMINATOR_ADAM = Adam(2e-3)
 WEIGHTS = LossWeights(pixel=10.0)
 
 
-def networks_with(**attributes) -> Networks:
-    """`NETWORKS` with other attributes of the modules that compute images."""
+def networks_with(networks: Networks = NETWORKS, **attributes) -> Networks:
+    """With other attributes of the modules that compute images."""
     return Networks(
         *(
             module if isinstance(module, Projection) else module.clone(**attributes)
-            for module in NETWORKS
+            for module in networks
         )
     )
 
