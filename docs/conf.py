@@ -12,6 +12,7 @@ html_theme = "furo"
 html_title = f"flax-heads {version}"
 myst_heading_anchors = 3  # links to headings, as on GitHub
 default_role = "code"  # docstrings put code between single backticks
+suppress_warnings = ["ref.python"]  # attributes of several classes share a name
 
 autodoc_default_options = {"members": True, "member-order": "bysource"}
 autodoc_typehints_format = "short"
