@@ -7,6 +7,7 @@ few names that a state dict is made of have a meaning, and none of them runs cod
 from __future__ import annotations
 
 import collections
+import io
 import math
 import os
 import pathlib
@@ -14,11 +15,12 @@ import pickle
 import struct
 import zipfile
 from collections.abc import Callable, Mapping
-from typing import Any, BinaryIO, NamedTuple
+from typing import Any, BinaryIO, ClassVar, NamedTuple
 
 import ml_dtypes
 import numpy as np
 
+from data_pipeline import safe_files
 from data_pipeline.errors import InputError
 
 _MAGIC = 0x1950A86A20F9469CFC6C  # the first pickle of a file older than PyTorch 1.6
@@ -112,16 +114,24 @@ def _reader(path: pathlib.Path) -> Callable[[pathlib.Path], dict[str, np.ndarray
         return _read_safetensors
     if start.startswith(b"\x80"):
         return _read_torch_legacy
-    raise InputError(
+    raise _unknown(path)
+
+
+def _unknown(path: pathlib.Path) -> InputError:
+    return InputError(
         f"{path}: not a file of weights that can be read (PyTorch .pth, .safetensors, "
         ".npz or Keras .h5)",
         "bad_weights",
     )
 
 
+def _most_bytes(path: pathlib.Path) -> int:
+    """That a file may unpack to: weights hardly compress, and bombs do."""
+    return 8 * path.stat().st_size + 2**20
+
+
 def _read_npz(path: pathlib.Path) -> dict[str, np.ndarray]:
-    with np.load(path, allow_pickle=False) as archive:
-        return dict(archive)
+    return safe_files.read_npz(path, _most_bytes(path))
 
 
 def _read_safetensors(path: pathlib.Path) -> dict[str, np.ndarray]:
@@ -137,7 +147,7 @@ def _read_h5(path: pathlib.Path) -> dict[str, np.ndarray]:
         import h5py
     except ImportError as error:
         raise _missing(path, "h5py") from error
-    tensors = {}
+    tensors, left = {}, _most_bytes(path)
 
     def visit(name: str, item: Any) -> None:
         if not isinstance(item, h5py.Dataset) or item.dtype.kind not in "fiu":
@@ -147,6 +157,10 @@ def _read_h5(path: pathlib.Path) -> dict[str, np.ndarray]:
             raise InputError(
                 f"{path}: its dataset {name} points to another file", "bad_weights"
             )
+        nonlocal left
+        left -= item.nbytes
+        if left < 0:  # chunks that were never written take no room in the file
+            raise ValueError(f"unpacks to far more than it holds (dataset {name})")
         tensors[name] = item[()]
 
     with h5py.File(path, "r") as file:
@@ -188,6 +202,13 @@ class _Unpickler(pickle._Unpickler):
     is harmless to call, and immutable or made anew each time.
     """
 
+    # All other opcodes take what the file holds; this one takes what it asks for.
+    dispatch: ClassVar = {
+        opcode: load
+        for opcode, load in pickle._Unpickler.dispatch.items()
+        if opcode != pickle.BYTEARRAY8[0]
+    }
+
     def __init__(self, file: BinaryIO, path: pathlib.Path):
         super().__init__(file, encoding="utf-8")  # for keys that Python 2 wrote
         self.path = path
@@ -225,7 +246,10 @@ class _Unpickler(pickle._Unpickler):
 def _read_torch_zip(path: pathlib.Path) -> dict[str, np.ndarray]:
     with zipfile.ZipFile(path) as archive:
         members = {info.filename: info for info in archive.infolist()}
-        root = next(n for n in members if n.endswith("data.pkl"))[: -len("data.pkl")]
+        pickles = [name for name in members if name.endswith("data.pkl")]
+        if not pickles:
+            raise _unknown(path)
+        root = pickles[0][: -len("data.pkl")]
 
         def read(name: str) -> bytes:
             info = members[root + name]
@@ -235,9 +259,8 @@ def _read_torch_zip(path: pathlib.Path) -> dict[str, np.ndarray]:
 
         if root + "byteorder" in members and read("byteorder") != b"little":
             raise ValueError("written by a big-endian machine")
-        with archive.open(members[root + "data.pkl"]) as file:
-            unpickler = _Unpickler(file, path)
-            content = unpickler.load()
+        unpickler = _Unpickler(io.BytesIO(read("data.pkl")), path)
+        content = unpickler.load()
         buffers = {
             key: np.frombuffer(read(f"data/{key}"), dtype)
             for key, dtype in unpickler.buffers.items()

@@ -5,6 +5,7 @@ import os
 import pickle
 import struct
 import sys
+import tracemalloc
 import zipfile
 
 import ml_dtypes
@@ -346,6 +347,34 @@ def assert_same(tensors, arrays):
     for name, array in arrays.items():
         assert tensors[name].dtype == array.dtype
         np.testing.assert_array_equal(tensors[name], array)
+
+
+def test_a_small_file_cannot_ask_for_much_memory(tmp_path):
+    h5py = pytest.importorskip("h5py")
+    much = 2**28
+    files = []
+    for name in ("bytearray.pth", "deflated.pth", "many.npz", "unwritten.h5"):
+        files.append(tmp_path / name)
+    array_of = pickle.PROTO + b"\5" + pickle.BYTEARRAY8 + struct.pack("<Q", much) + b"."
+    files[0].write_bytes(array_of)
+    with zipfile.ZipFile(files[1], "w", zipfile.ZIP_DEFLATED) as archive:
+        archive.writestr("archive/data.pkl", pickle.dumps({}) + b" " * 2**20)
+    np.savez_compressed(files[2], a=np.zeros(much // 4, np.float32))
+    with h5py.File(files[3], "w") as file:
+        file.create_dataset("a", (much // 4,), np.float32, chunks=(2**16,))
+    for path in files:
+        assert path.stat().st_size < 2**20
+        tracemalloc.start()
+        with pytest.raises(InputError, match=path.name):
+            read_tensors(path)
+        assert tracemalloc.get_traced_memory()[1] < 2**24
+        tracemalloc.stop()
+
+
+def test_a_zip_without_tensors_is_no_broken_file(tmp_path):
+    with zipfile.ZipFile(tmp_path / "a.keras", "w") as archive:
+        archive.writestr("model.weights.h5", b"x")
+    expect_error(tmp_path / "a.keras", "not a file of weights")
 
 
 def test_npz(tmp_path):
