@@ -240,6 +240,8 @@ def make_archive(
         raise ValueError(f"frames must be uint8 [N, H, H, 3], got {frames.shape}")
     if frames.shape[1] != frames.shape[2]:
         raise ValueError(f"frames must be square, got {frames.shape}")
+    with np.errstate(over="ignore"):
+        landmarks = landmarks.astype(np.float32)
     if landmarks.shape != (count, 68, 2) or not np.isfinite(landmarks).all():
         raise ValueError(f"landmarks must be finite [{count}, 68, 2]")
     if not len(videos) == len(identities) == len(frames_per_video):
@@ -248,7 +250,6 @@ def make_archive(
         raise ValueError("two videos have the same name")
     if np.min(frames_per_video, initial=0) < 0 or np.sum(frames_per_video) != count:
         raise ValueError(f"the videos' lengths do not add up to {count} frames")
-    landmarks = landmarks.astype(np.float32)
     return Archive(
         frames=frames,
         landmarks=landmarks,

@@ -18,7 +18,9 @@ from data_pipeline.raster import RasterStyle, draw_rasters
 _TURN, _ZOOM, _SHIFT = 0.10, 0.10, 0.05  # radians, log, share of the frame
 _HUE, _SATURATION, _WARMTH = 0.15, 0.25, 0.10  # radians, log, log; skin stays skin
 _GAMMA, _CONTRAST = 0.35, 0.20  # log
-_NODES = 17  # along each side of the grid on which the warp is computed
+# Along each side of the grid on which the warp is computed; landmarks take it exactly,
+# and of 17 nodes lay 1.9 px beside their pixels at worst, 0.25 px in the mean (256 px).
+_NODES = 33
 
 
 def check_strength(strength: float) -> None:

@@ -78,9 +78,10 @@ def draw_rasters(
     Raises:
       ValueError: the landmarks have another shape or are not finite.
     """
-    if landmarks.shape[1:] != (68, 2) or not np.isfinite(landmarks).all():
-        shape = landmarks.shape[1:]
-        raise ValueError(f"landmarks must be finite [68, 2], got {shape}")
+    if landmarks.shape[1:] != (68, 2):
+        raise ValueError(f"landmarks must be [68, 2], got {landmarks.shape[1:]}")
+    if not np.isfinite(landmarks).all():
+        raise ValueError("landmarks must be finite")
     if style.version != RASTER_VERSION:
         raise ValueError(
             f"this code draws rasters of version {RASTER_VERSION}, not {style.version}"

@@ -94,7 +94,7 @@ def search(table, origin, ray, near, far, steps, *, nearest):
       table: R2, flat [NY * NS].
       origin: ray origin [3]; ray: directions [3, P].
       near, far: ray parameters between which to look, numbers or [P].
-      nearest: read the nearest cell of the table, which is quicker and coarser.
+      nearest: read one cell of the table, which is quicker and coarser.
 
     Returns:
       found: bool [P]; t: ray parameter before that step [P], meaningful where found.

@@ -13,7 +13,7 @@ A motion is a dict of float32 arrays [F], one value per frame:
 | `brow`              | [-1, 1]       | brows raised; negative is a frown        |
 | `blink`             | [0, 1]        | 1 is closed                              |
 | `gaze_x`, `gaze_y`  | [-1, 1]       | looking right, down in the image         |
-| `shift_x`, `shift_y`| frame sides   | the head moves right, down               |
+| `shift_x`, `shift_y`| frame sides, before zoom and framing | the head moves right, down |
 | `zoom`              | ratio         | the head is larger                       |
 """
 

@@ -125,8 +125,8 @@ def sample_identity(seed: int) -> Params:
     ]
     p["iris_colour"] = srgb(*irises[int(rng.integers(5)) if tone < 2 else tone > 3])
 
-    # Hair: colour, then where it grows. `hairline` is the forehead's, `sides`
-    # the line over the ears, `length` the lower end behind them.
+    # Hair: colour, then where it grows. `hairline` is the forehead's, `length` the
+    # lower end behind the ears.
     hairs = [(26, 20, 18), (52, 36, 26), (92, 62, 38), (150, 108, 62), (206, 170, 112)]
     hairs += [(134, 62, 32), (150, 148, 146), (214, 212, 208)]
     weights = [5, 4, 3, 2, 1.5, 1, 1, 0.7] if tone < 2.2 else [8, 4, 1, 0, 0, 0, 1, 0.5]

@@ -4,6 +4,7 @@ import itertools
 
 import numpy as np
 import pytest
+from scipy import ndimage
 
 from data_pipeline import face_shape, geometry, synthetic
 from data_pipeline import identity_augmentation as augmentation
@@ -80,6 +81,25 @@ def test_dots_painted_at_landmarks_are_found_at_the_new_ones(plain_colours, mirr
             )
     assert len(errors) > 500 and set(mirrors) == {True, False}
     assert np.max(errors) < 0.6 and np.mean(errors) < 0.15
+
+
+def test_every_landmark_marks_the_same_of_the_face_as_before(monkeypatch, mirrors):
+    """What the new picture shows at a new landmark lay at the old one."""
+    shown, sample = [], geometry.sample
+    monkeypatch.setattr(
+        geometry, "sample", lambda f, *at: shown.append(at) or sample(f, *at)
+    )
+    errors = []
+    for seed in range(6):
+        _, points = _augment(seed)
+        for old, new in zip(LANDMARKS, points[:, MIRRORED] if mirrors[-1] else points):
+            places = np.stack(shown.pop(0))  # [2, S, S]
+            order = new[:, ::-1].T  # y, x
+            was = [ndimage.map_coordinates(p, order, order=1) for p in places]
+            inside = ((new > 0) & (new < SIZE - 1)).all(1)
+            errors += np.linalg.norm(np.stack(was, 1) - old, axis=1)[inside].tolist()
+    assert len(errors) > 1_000
+    assert np.max(errors) < SIZE / 300 and np.mean(errors) < SIZE / 2_000
 
 
 def test_the_mirrored_face_has_its_parts_in_place():
