@@ -103,10 +103,12 @@ class Learned(NamedTuple):
     Attributes:
       best: the parameters to use; without checks, the last ones.
       checks: (iteration, held-out L1 float [...]) of each check.
+      skipped: int32 [...], how many iterations were not finite and changed nothing.
     """
 
     best: Best
     checks: list[tuple[int, np.ndarray]]
+    skipped: Any
 
 
 def make_check(networks: Networks, rule: Rule) -> Callable[..., tuple[Best, jax.Array]]:
@@ -170,7 +172,7 @@ def learn(
             on_progress=on_progress,
         )
         last = Best(state.step, best.l1, state.ema, state.generator.vectors)
-        return Learned(last, [])
+        return Learned(last, [], state.skipped)
 
     # Equal parts, so that only one program is compiled, whatever the last interval is.
     at_once = math.gcd(rule.num_iterations, rule.check_every)
@@ -192,7 +194,7 @@ def learn(
         checks.append((done, np.asarray(l1)))
         if np.all(done - np.asarray(best.step) >= rule.waits):
             break
-    return Learned(best, checks)
+    return Learned(best, checks, state.skipped)
 
 
 def outcome(rule: Rule, learned: Learned, person: int | tuple = ()) -> dict[str, Any]:
@@ -201,8 +203,10 @@ def outcome(rule: Rule, learned: Learned, person: int | tuple = ()) -> dict[str,
     Args:
       person: index on the leading axis, where there are several.
     """
+    skipped = int(np.asarray(learned.skipped)[person])
+    not_finite = {"not_finite": skipped} if skipped else {}
     if not learned.checks:
-        return {"iterations_run": rule.num_iterations}
+        return {"iterations_run": rule.num_iterations, **not_finite}
     best = int(np.asarray(learned.best.step)[person])
     run = min(best + rule.waits, rule.num_iterations)
     checks = {n: float(l1[person]) for n, l1 in learned.checks if n <= run}
@@ -210,6 +214,7 @@ def outcome(rule: Rule, learned: Learned, person: int | tuple = ()) -> dict[str,
     found = {"best_iteration": best, "held_out_l1": checks[best]}
     return {
         "iterations_run": run,
+        **not_finite,
         **(found if checks[best] is not None else {}),
         "checks": list(map(list, checks.items())),
     }
@@ -218,10 +223,13 @@ def outcome(rule: Rule, learned: Learned, person: int | tuple = ()) -> dict[str,
 def describe(history: dict[str, Any]) -> str:
     """One line of a head's history: how long it was learned, and why."""
     asked, run = history["iterations"], history["iterations_run"]
-    if "best_iteration" not in history:
-        return f"{run} iterations"
-    ran = f"stopped after {run} of" if run < asked else "ran all"
-    return (
-        f"{ran} {asked} iterations; best at {history['best_iteration']} "
-        f"(held-out L1 {history['held_out_l1']:.4f})"
-    )
+    line = f"{run} iterations"
+    if "best_iteration" in history:
+        ran = f"stopped after {run} of" if run < asked else "ran all"
+        line = (
+            f"{ran} {asked} iterations; best at {history['best_iteration']} "
+            f"(held-out L1 {history['held_out_l1']:.4f})"
+        )
+    if skipped := history.get("not_finite"):
+        line += f"; {skipped} were not finite and changed nothing"
+    return line

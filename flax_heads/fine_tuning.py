@@ -9,6 +9,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
+import optax
 from flax import struct
 from jax.tree_util import Partial
 
@@ -22,7 +23,7 @@ from flax_heads.objectives import (
     image_terms,
     to_unit_range,
 )
-from flax_heads.state import Adam, Networks, Player, start_player, update_ema
+from flax_heads.state import Adam, Networks, Player, choose, start_player, update_ema
 
 _REPORT_EVERY = 5  # iterations between reports of progress, where the host dispatches
 _MOST_REPORTS = 10  # where the device runs many iterations by itself
@@ -32,13 +33,15 @@ class FineTuneState(struct.PyTreeNode):
     """One person's networks while they learn.
 
     Attributes:
-      step: int32.
+      step: int32, iterations so far.
+      skipped: int32, how many of them were not finite and changed nothing.
       generator: params "generator" and "psi", the free vector psi' [P].
       discriminator: V with w0 holding w' (eq. 8), and b.
       ema: moving average of `generator.params`.
     """
 
     step: jax.Array
+    skipped: jax.Array
     generator: Player
     discriminator: Player
     ema: Any
@@ -91,6 +94,7 @@ def personalize(
     }
     return FineTuneState(
         step=jnp.zeros((), jnp.int32),
+        skipped=jnp.zeros((), jnp.int32),
         generator=start_player(generator, kept, generator_adam),
         discriminator=start_player(
             discriminator, discriminator_vectors, discriminator_adam
@@ -113,8 +117,9 @@ def make_fine_tune_step(
 
     As `make_meta_step`, and a pytree as well, without E, P and L_MCH: L'_DSC moves
     theta, w' and b, then, by the new discriminator, L_CNT + L'_ADV move G and psi'.
-    Batch images are uint8 [B, H, W, 3]. Where no term of `weights` asks the
-    discriminator (the paper's ablation without L'_ADV), it rests.
+    What is not finite is skipped and counted in the state. Batch images are uint8
+    [B, H, W, 3]. Where no term of `weights` asks the discriminator (the paper's
+    ablation without L'_ADV), it rests.
     """
     if not (weights.adversarial or weights.feature_matching):
         discriminator_updates = 0
@@ -132,7 +137,7 @@ def make_fine_tune_step(
 
         fake, pull_back = jax.vjp(forward, state.generator.params)
 
-        discriminator, d_metrics = state.discriminator, {}
+        discriminator, d_metrics, must_be_finite = state.discriminator, {}, []
         for _ in range(discriminator_updates):
             (d_loss, scores), gradients = jax.value_and_grad(
                 functools.partial(discriminator_objective, networks.discriminator),
@@ -145,6 +150,7 @@ def make_fine_tune_step(
                 fake,
                 rasters,
             )
+            must_be_finite += [d_loss, optax.tree.norm(gradients)]
             discriminator = discriminator.updated(gradients, discriminator_adam)
             d_metrics = {"loss/discriminator": d_loss, **scores}
 
@@ -162,12 +168,23 @@ def make_fine_tune_step(
 
         fake_grads, terms = jax.grad(objective, has_aux=True)(fake)
         (gradients,) = pull_back(fake_grads)
-        generator = state.generator.updated(gradients, generator_adam)
+        must_be_finite += [*terms.values(), optax.tree.norm(gradients)]
+        ok = jnp.isfinite(jnp.stack(must_be_finite)).all()
+        generator = state.generator.updated(gradients, generator_adam, ok)
         metrics = {f"loss/{name}": value for name, value in terms.items()}
         metrics |= d_metrics
         metrics["l1"] = losses.mean_l1(fake, real) / 2  # of frames in [0, 1]
         ema = update_ema(state.ema, generator.params, ema_decay, state.step)
-        return FineTuneState(state.step + 1, generator, discriminator, ema), metrics
+        return (
+            FineTuneState(
+                step=state.step + 1,
+                skipped=state.skipped + ~ok,
+                generator=generator,
+                discriminator=choose(ok, discriminator, state.discriminator),
+                ema=choose(ok, ema, state.ema),
+            ),
+            metrics,
+        )
 
     return Partial(fine_tune_step, tuple(perceptual))
 

@@ -111,7 +111,7 @@ def fine_tune_folder(
             result.made.append(name)
             on_person(name, f"made, {describe(head.history)}")
         else:
-            result.skipped[name] = "its numbers stopped being finite"
+            result.skipped[name] = "learning did not stay finite"
             on_person(name, result.skipped[name])
     return result
 

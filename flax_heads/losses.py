@@ -35,7 +35,7 @@ def pixel_pyramid_loss(fake: jax.Array, real: jax.Array, levels: int = 3) -> jax
 
 
 def adversarial_loss(fake_scores: jax.Array) -> jax.Array:
-    """The generator's half of the hinge game, -r-hat (eq. 4). [B] -> scalar."""
+    """The generator's half of the hinge game, -r-hat: eq. 4 without L_FM. [B] -> scalar."""
     return -fake_scores.mean()
 
 

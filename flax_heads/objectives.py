@@ -45,7 +45,7 @@ class LossWeights:
 
     Attributes:
       pixel: of the pixel pyramid, which is not in the paper.
-      adversarial: of -r-hat.
+      adversarial: of -r-hat, the part of L_ADV (eq. 4) that is not L_FM.
       feature_matching: of L_FM.
       match: lambda of L_MCH; 0 is the paper's FF variant.
       sum_feature_maps: sum L_FM over the maps instead of averaging it.
@@ -111,7 +111,7 @@ def image_terms(
     perceptual: Sequence[PerceptualNetwork],
     weights: LossWeights,
 ) -> dict[str, jax.Array]:
-    """L_CNT and L_ADV of generated frames, weighted: what psi and phi descend on.
+    """L_CNT and L_ADV of generated frames, weighted; a weight of 0 leaves its term out.
 
     Args:
       fake, real: float [B, H, W, 3] in [-1, 1]; only `fake` carries a gradient.
@@ -134,8 +134,10 @@ def image_terms(
     terms = {"content": content}
     if weights.adversarial or weights.feature_matching:
         scores, features = discriminate(fake)
-        _, real_features = discriminate(real)
+    if weights.adversarial:
         terms["adversarial"] = weights.adversarial * losses.adversarial_loss(scores)
+    if weights.feature_matching:
+        _, real_features = discriminate(real)
         terms["feature_matching"] = weights.feature_matching * (
             losses.feature_matching_loss(
                 features, real_features, weights.sum_feature_maps

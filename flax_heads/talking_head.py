@@ -84,10 +84,13 @@ class TalkingHead:
 
     @functools.cached_property
     def on_device(self) -> tuple[Generator, Any, jax.Array]:
-        """The first arguments of `draw_frames`; the weights in the computing type."""
+        """The first arguments of `draw_frames`; kernels in the computing type."""
         module = self.module
-        cast = functools.partial(jnp.asarray, dtype=module.dtype)
-        return module, jax.tree.map(cast, self.params), cast(self.psi)
+
+        def cast(leaf):  # scales and biases stay float32, as psi' does
+            return jnp.asarray(leaf, module.dtype if leaf.ndim > 1 else None)
+
+        return module, jax.tree.map(cast, self.params), jnp.asarray(self.psi)
 
     def with_dtype(self, dtype: str) -> TalkingHead:
         """The same head computing in "float32" or "bfloat16", which GPUs do faster.
@@ -97,9 +100,12 @@ class TalkingHead:
         return dataclasses.replace(self, generator=self.generator | {"dtype": dtype})
 
     def is_finite(self) -> bool:
-        """Whether all of its numbers are: training can diverge."""
+        """Whether its numbers and most of its iterations were: training can diverge."""
         leaves = jax.tree.leaves((self.params, self.psi))
-        return all(np.isfinite(leaf).all() for leaf in leaves)
+        most = self.history.get("iterations_run", 0) / 2
+        return self.history.get("not_finite", 0) <= most and all(
+            np.isfinite(leaf).all() for leaf in leaves
+        )
 
     def draw(self, rasters: np.ndarray) -> np.ndarray:
         """Rasters uint8 [B, size, size, 3] -> frames uint8 [B, size, size, 3]."""
@@ -139,8 +145,8 @@ class TalkingHead:
         """
         if not self.is_finite():
             raise InputError(
-                f"{path}: not saved, for the head's numbers are not finite; learn with "
-                "fewer iterations or a smaller rate",
+                f"{path}: not saved, for learning did not stay finite; learn in float32, "
+                "with fewer iterations or a smaller rate",
                 "not_finite",
             )
         check_output(path)

@@ -71,7 +71,7 @@ def test_everyone_of_a_group_stops_as_alone(rule):
     keep = jax.jit(jax.vmap(functools.partial(early_stopping.keep_better, rule=rule)))
     for n, l1 in zip(steps, courses):
         best = keep(best, Best(zero + n, jnp.asarray(l1), zero + n, {}))
-    learned = Learned(best, list(zip(steps, courses)))
+    learned = Learned(best, list(zip(steps, courses)), np.zeros(50, np.int32))
     for i, course in enumerate(courses.T):
         found = early_stopping.outcome(rule, learned, i)
         run, best_step = _reference(list(course), rule)
@@ -88,8 +88,19 @@ def test_numbers_that_are_not_finite_are_never_the_best():
         best = early_stopping.keep_better(best, now, Rule(8, 2, 3))
     assert (int(best.step), float(best.l1)) == (0, 0.5)
     checks = [(0, np.float32(0.5)), (2, np.float32(np.nan))]
-    found = early_stopping.outcome(Rule(8, 2, 3), Learned(best, checks))
+    found = early_stopping.outcome(Rule(8, 2, 3), Learned(best, checks, np.int32(0)))
     assert json.loads(json.dumps(found, allow_nan=False))["checks"][1] == [2, None]
+
+
+def test_iterations_that_were_not_finite_are_told():
+    learned = Learned(None, [], np.array([0, 3], np.int32))
+    first, second = (
+        early_stopping.outcome(Rule(4), learned, person) for person in (0, 1)
+    )
+    assert first == {"iterations_run": 4}
+    assert second == {"iterations_run": 4, "not_finite": 3}
+    line = early_stopping.describe({"iterations": 4} | second)
+    assert line == "4 iterations; 3 were not finite and changed nothing"
 
 
 def test_over_fitting_leaves_the_best_and_not_the_last():

@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 
 from flax_heads import losses
+from flax_heads.objectives import LossWeights, image_terms
 
 
 def test_hinge_is_the_papers_without_sigmoid():
@@ -25,6 +26,24 @@ def test_adversarial_loss_has_a_constant_gradient():
     np.testing.assert_allclose(
         jax.grad(losses.adversarial_loss)(jnp.array([-100.0, 100.0])), [-0.5, -0.5]
     )
+
+
+@pytest.mark.parametrize("adversarial, feature_matching", [(1, 0), (0, 1), (1, 1)])
+def test_a_weight_of_zero_costs_nothing(adversarial, feature_matching):
+    """V sees real frames for L_FM alone."""
+    fake, real, seen = jnp.zeros((1, 4, 4, 3)), jnp.ones((1, 4, 4, 3)), []
+
+    def discriminate(x):
+        seen.append(x)
+        return x.mean((1, 2, 3)), [x]
+
+    weights = LossWeights(1.0, adversarial, feature_matching)
+    terms = image_terms(fake, real, discriminate, (), weights)
+    assert ("adversarial" in terms, "feature_matching" in terms) == (
+        bool(adversarial),
+        bool(feature_matching),
+    )
+    assert len(seen) == 1 + feature_matching and seen[0] is fake
 
 
 def test_content_loss_sums_means_over_taps():

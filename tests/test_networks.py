@@ -89,6 +89,14 @@ def test_adain_uses_gamma_and_beta_as_they_come():
     np.testing.assert_allclose(y, expected, rtol=1e-5, atol=1e-6)
 
 
+def test_small_changes_of_gamma_count_in_bfloat16():
+    """Fine-tuning moves it by less than bfloat16's distance between numbers near 1."""
+    x = jax.random.normal(KEY, (1, 8, 8, 3), jnp.bfloat16)
+    styles = [(jnp.full((1, 3), gamma), jnp.zeros((1, 3))) for gamma in (1.0, 1.0035)]
+    a, b = (layers.adaptive_instance_norm(x, style) for style in styles)
+    assert a.dtype == jnp.bfloat16 and (a != b).any()
+
+
 def test_every_adain_layer_reads_its_own_part_of_psi():
     generator = tiny.NETWORKS.generator
     size = generator.psi_size
