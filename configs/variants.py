@@ -79,8 +79,8 @@ def build(
     may leave terms of it out.
 
     Raises:
-      ValueError: a name that is neither a size nor a variant, or variants that set the
-        same field to different values.
+      ValueError: a name that is neither a size nor a variant, one that comes twice, or
+        variants that set the same field to different values.
     """
     names = arg.split(",") if arg else []
     size = names.pop(0) if names and names[0] in sizes else default
@@ -92,6 +92,8 @@ def build(
                 f"{name!r}: expected a size first ({', '.join(sizes)}), then variants "
                 f"({', '.join(VARIANTS)}), joined by commas"
             )
+        if names.count(name) > 1:
+            raise ValueError(f"{name!r} is there twice")
         fields = {
             field: value(_at(config, field)) if callable(value) else value
             for field, value in VARIANTS[name].items()

@@ -1,4 +1,4 @@
-"""The paper's model on VoxCeleb1 at 256 px (22,496 videos).
+"""The paper's model on VoxCeleb1 at 256 px (21,819 videos to train on).
 
     flax-heads prepare --source /data/voxceleb1 --layout voxceleb1 --data-dir /data/vox1 \\
         --frames-per-video 80
@@ -12,7 +12,7 @@ from ml_collections import ConfigDict
 
 from configs import variants, voxceleb2
 
-_VIDEOS = 22_496
+_VIDEOS = 21_819
 
 
 def get_config(arg: str | None = None) -> ConfigDict:

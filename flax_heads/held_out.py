@@ -13,7 +13,7 @@ from flax_heads.figures import contact_sheet
 from flax_heads.losses import mean_l1
 from flax_heads.meta_learning import embed, generate, project
 from flax_heads.objectives import to_unit_range
-from flax_heads.spectral import normalize, power_iteration
+from flax_heads.spectral import fold
 from flax_heads.state import Networks, TrainState
 from flax_heads.training_data import Episodes
 
@@ -45,8 +45,8 @@ def make_held_out_check(
 
     @jax.jit
     def feed_forward(params, vectors, batch):
-        # The vectors are the live parameters'; a few iterations make them the EMA's.
-        params = normalize(params, power_iteration(params, vectors, 5))
+        # The vectors are the live parameters'; folding makes them the average's.
+        params = fold(params, vectors)
         images = {k: to_unit_range(v) for k, v in batch.items() if k != "video_index"}
         embedding = embed(
             networks, params, images["support_frames"], images["support_rasters"]

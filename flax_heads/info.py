@@ -53,6 +53,8 @@ def describe(config: ConfigDict, num_videos: int | None = None) -> str:
     """
     recipe.check(config)
     videos = num_videos or config.data.num_videos or _count_videos(config)
+    assumed = "" if videos else " (assumed: give --num-videos, or the data)"
+    videos = videos or _DEFAULT_VIDEOS
     networks = recipe.networks(config)
     state = jax.eval_shape(functools.partial(recipe.new_state, config, videos))
     b, k, size = config.batch_size, config.num_support, config.size
@@ -79,7 +81,7 @@ def describe(config: ConfigDict, num_videos: int | None = None) -> str:
             f"{_bytes(state.video_embeddings) / 2**20:,.0f} MiB over all devices",
         ),
         ("batch", f"{b} x (K={k} + 1) at {size} px, {_bytes(batch) / 2**20:,.1f} MiB"),
-        ("videos (M)", f"{videos:,}"),
+        ("videos (M)", f"{videos:,}{assumed}"),
         ("steps", f"{config.num_train_steps:,}"),
         ("epochs", f"{config.num_train_steps * b / videos:,.1f}"),
         ("content loss", recipe.content_terms(config)),
@@ -149,7 +151,8 @@ def _shard_bytes(tree) -> int:
     )
 
 
-def _count_videos(config) -> int:
+def _count_videos(config) -> int | None:
+    """None where no data is named."""
     if config.data.kind == "records" and config.data.path:
         from data_pipeline.input_pipeline import Records  # imports TensorFlow
 
@@ -157,4 +160,4 @@ def _count_videos(config) -> int:
     if config.data.kind == "archive" and config.data.path:
         people = load_archive(config.data.path)
         return people.split_by_identity(config.data.held_out)[0].num_videos
-    return _DEFAULT_VIDEOS
+    return None

@@ -17,8 +17,9 @@ from ml_collections import ConfigDict
 from configs import common
 from data_pipeline.errors import InputError
 from data_pipeline.raster import RASTER_VERSION, RasterStyle
-from flax_heads import face_id
+from flax_heads import face_id, integrity
 from flax_heads import perceptual as vgg
+from flax_heads.early_stopping import Rule
 from flax_heads.meta_learning import make_meta_step
 from flax_heads.objectives import LossWeights, PerceptualNetwork
 from flax_heads.state import Adam, Networks, TrainState, init_state, make_networks
@@ -37,27 +38,40 @@ _AT_LEAST_ONE = (
     "keep_checkpoints",
     "max_non_finite_steps",
     "optimizer.discriminator_updates",
+    "fine_tune.batch_size",
+)
+_AT_LEAST_ZERO = ("seed", "num_train_steps")
+# (network, field): after which of its blocks attention comes.
+_ATTENTIONS = (
+    ("embedder", "attention_after"),
+    ("generator", "attention_after"),
+    ("generator", "up_attention_after"),
+    ("discriminator", "attention_after"),
 )
 
 
 def check(config: ConfigDict) -> None:
-    """Looks at what would fail late, or oddly.
+    """Looks at what would fail late, or oddly, or not at all.
 
     Raises:
-      InputError: a number that is too small, rasters of a version that is not drawn
-        here, or frames whose side the networks cannot halve as often as they do.
+      InputError: a number that is too small, an unknown type, an attention behind the
+        last block, rasters of a version that is not drawn here, or frames whose side
+        the networks cannot halve as often as they do.
     """
-    for field in _AT_LEAST_ONE:
+    least = dict.fromkeys(_AT_LEAST_ONE, 1) | dict.fromkeys(_AT_LEAST_ZERO, 0)
+    for field, number in least.items():
         section = config
         *path, name = field.split(".")
         for part in path:
             section = section[part]
-        if section[name] < 1:
+        if section[name] < number:
             raise InputError(
-                f"config.{field} is {section[name]}: expected at least 1", "config"
+                f"config.{field} is {section[name]}: expected at least {number}",
+                "config",
             )
-    if config.seed < 0:
-        raise InputError(f"config.seed is {config.seed}: expected at least 0", "config")
+    fine_tune = config.fine_tune
+    Rule(fine_tune.num_iterations, fine_tune.check_every, fine_tune.patience)
+    _check_model(config.model)
     if config.raster.version != RASTER_VERSION:
         raise InputError(
             f"config.raster.version is {config.raster.version}: this code draws "
@@ -81,6 +95,28 @@ def check(config: ConfigDict) -> None:
             f"choose a multiple of {2**halvings}",
             "config",
         )
+
+
+def _check_model(model):
+    if model.dtype not in ("float32", "bfloat16"):
+        raise InputError(
+            f"config.model.dtype is {model.dtype!r}: expected float32 or bfloat16",
+            "config",
+        )
+    for network, field in _ATTENTIONS:
+        blocks, after = len(model[network].channels), model[network][field]
+        if not blocks:
+            raise InputError(
+                f"config.model.{network}.channels is empty: expected the width of each "
+                "block",
+                "config",
+            )
+        if after is not None and not 1 <= after <= blocks:
+            raise InputError(
+                f"config.model.{network}.{field} is {after}: expected 1 to {blocks}, the "
+                "number of blocks, or None",
+                "config",
+            )
 
 
 def networks(config: ConfigDict) -> Networks:
@@ -200,6 +236,17 @@ def from_json(values: dict[str, Any]) -> ConfigDict:
     config = common.paper()
     config.update(values)
     return config
+
+
+def other_meaning(saved: dict[str, Any], config: ConfigDict) -> list[str]:
+    """Lines for the fields in which weights of a saved config mean something else here."""
+    lines = []
+    for section in ("model", "raster"):
+        before, now = (as_json(c)[section] for c in (from_json(saved), config))
+        for neutral in ("dtype", "remat"):
+            before.pop(neutral, None), now.pop(neutral, None)
+        lines += integrity.differences(before, now, f"{section}.")
+    return lines
 
 
 def content_terms(config: ConfigDict) -> str:

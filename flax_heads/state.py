@@ -86,7 +86,7 @@ class TrainState(struct.PyTreeNode):
     """All of meta-training's state; a checkpoint is exactly this.
 
     Attributes:
-      step: int32, updates of the generator so far.
+      step: int32, steps so far, with those that were skipped.
       generator: params of "embedder", "generator" and "projection" (phi, psi, P).
       discriminator: params of V with w0 and b (theta).
       video_embeddings: W.

@@ -45,6 +45,10 @@ from flax_heads.state import TrainState
 from flax_heads.training_data import check_same_data, note_data, open_episodes
 from flax_heads.watch import FAILED, SkippedSteps, Watchdog, leave, stop_signal
 
+_USAGE = (
+    "usage: flax-heads train --config=FILE.py[:ARG] --workdir=DIR "
+    "[--config.FIELD=VALUE ...] [--distributed=auto|HOST:PORT,RANK/COUNT]"
+)
 EXIT_NOT_FINITE = 3
 EXIT_PREEMPTED = 143
 
@@ -182,9 +186,13 @@ def _restore_or_init(config, config_json, init, mesh, workdir):
     if state is None:
         state = parallel.jit_init(init, mesh)
         if config.init_from:
-            step, _, loaded = model_file.load_networks(config.init_from)
+            step, trained_by, loaded = model_file.load_networks(config.init_from)
             log.info("networks from step %d of %s", step, config.init_from)
             state = checkpoints.with_networks(state, loaded, config.init_from)
+            if others := recipe.other_meaning(trained_by, config):
+                log.warning(
+                    "they were trained with other fields: %s", "; ".join(others)
+                )
     return state
 
 
@@ -216,6 +224,9 @@ def _not_finite(workdir, step, limit, config_json, state, batch, data):
 
 def run(argv: list[str]) -> int:
     """Parses the flags of `argv` and trains; returns the exit code."""
+    if {"-h", "--help"} & set(argv):
+        print(f"{_USAGE}\n\n{__doc__}\nFields of a config: configs/common.py.")
+        return 0
     values = flags.FlagValues()
     flags.DEFINE_string("workdir", None, "The run's folder.", flag_values=values)
     flags.DEFINE_string(
@@ -228,11 +239,7 @@ def run(argv: list[str]) -> int:
     try:
         config = config_file.parse(values, argv)
     except InputError as error:
-        raise InputError(
-            f"{error}; usage: {argv[0]} --config=FILE.py[:ARG] --workdir=DIR "
-            "[--config.FIELD=VALUE ...] [--distributed=auto|HOST:PORT,RANK/COUNT]",
-            "arguments",
-        ) from error
+        raise InputError(f"{error}; {_USAGE}", "arguments") from error
     workdir = values.workdir
     set_up(values.distributed)
     if jax.process_index() == 0:

@@ -29,6 +29,12 @@ def test_train_without_flags(capsys):
     assert "--config" in _fails(capsys, "train")
 
 
+def test_train_explains_itself(capsys):
+    assert cli.main(["train", "--help"]) == 0
+    text = capsys.readouterr().out
+    assert "--workdir=DIR" in text and "exit code" in text
+
+
 @pytest.mark.parametrize(
     "flags, expected",
     [
@@ -111,6 +117,8 @@ def test_info_command(capsys, monkeypatch):
     text = capsys.readouterr().out
     assert "embedder" in text and "FLOPs of a step" in text
     assert "6 x (K=" in text
+    assert cli.main(["info", "--config", "configs/voxceleb2.py:smoke"]) == 0
+    assert "1,000 (assumed: give --num-videos" in capsys.readouterr().out
     assert "no field 'batch'" in _fails(capsys, *info, "--config.batch=6")
     line = _fails(capsys, *info, "--config.sise=64")
     assert line.endswith('no field \'sise\'. Did you mean "size" instead of "sise"?')

@@ -122,6 +122,24 @@ def test_variants_that_contradict_each_other_are_refused(names):
         voxceleb2.get_config(names)
 
 
+def test_a_variant_is_named_once():
+    """`ff` doubles the number of steps."""
+    with pytest.raises(ValueError, match="'ff' is there twice"):
+        voxceleb2.get_config("small,ff,ff")
+
+
+def test_fields_that_change_what_weights_mean_are_told():
+    saved, config = recipe.as_json(voxceleb2.get_config()), voxceleb2.get_config()
+    config.model.update(dtype="bfloat16", remat=True)
+    config.optimizer.generator_learning_rate = 1.0
+    assert recipe.other_meaning(saved, config) == []
+    config.raster.line_width, config.model.embedder.attention_after = 7.0, 4
+    assert recipe.other_meaning(saved, config) == [
+        "model.embedder.attention_after: 3 -> 4",
+        "raster.line_width: 2.0 -> 7.0",
+    ]
+
+
 @pytest.mark.parametrize(
     "field, value, message",
     [
@@ -131,6 +149,13 @@ def test_variants_that_contradict_each_other_are_refused(names):
         ("max_non_finite_steps", 0, "max_non_finite_steps is 0"),
         ("optimizer.discriminator_updates", 0, "discriminator_updates is 0"),
         ("seed", -1, "seed is -1"),
+        ("num_train_steps", -1, "num_train_steps is -1"),
+        ("fine_tune.batch_size", 0, "fine_tune.batch_size is 0"),
+        ("fine_tune.patience", 0, "patience 0"),
+        ("model.dtype", "float16", "float16.: expected float32 or bfloat16"),
+        ("model.embedder.attention_after", 7, "attention_after is 7: expected 1 to 6"),
+        ("model.generator.up_attention_after", 0, "up_attention_after is 0"),
+        ("model.generator.channels", (), "generator.channels is empty"),
         ("raster.version", 9, "raster.version is 9"),
         ("data.kind", "synthetic", "num_videos is 0: expected at least 1 of rendered"),
     ],
