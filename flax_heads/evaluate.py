@@ -30,6 +30,7 @@ from flax_heads.corrections import animate_corrected
 from flax_heads.evaluation_data import MODES, Case, cross_cases, self_cases
 from flax_heads.meta_model import MetaModel, fine_tune, load_model
 from flax_heads.scores import ORACLE, Judges, judge_truth, make_judges, score_video
+from flax_heads.training_data import trained_on
 
 VARIANTS = ("ff", "ft")
 
@@ -110,6 +111,9 @@ def evaluate_held_out(
     wanted = (model, data_dir, max(shots), num_frames, num_videos)
     cross = mode == "cross"
     cases = cross_cases(*wanted) if cross else self_cases(*wanted, seed)
+    seen = sorted(trained_on(model.source) & {case.identity for case in cases})
+    if seen:
+        log.warning("the model was trained on %s: not held out", ", ".join(seen))
     settings = {
         "mode": mode,
         "model": {"path": model.source, "step": model.step, "sha256": _hash(model)},
@@ -119,6 +123,7 @@ def evaluate_held_out(
             "videos": [case.video for case in cases],
             "identities": [case.identity for case in cases],
             "drivers": [case.driver for case in cases] if cross else None,
+            **({"trained_on": seen} if seen else {}),
             "sha256": _digest(*(array for case in cases for array in case.arrays)),
         },
         "transfer": transfer if cross else None,
@@ -178,6 +183,8 @@ def draw(
 
     def drawn_by(name, model, **options):
         head = fine_tune(model, photos, points, seed=seed, **options)
+        if not head.is_finite():
+            log.warning("%s: learning did not stay finite (T=%d)", case.video, shots)
         for suffix, faces in wanted.items():
             yield f"{name}{suffix}", np.stack(list(head.animate(faces)))
             if name == "ft" and corrections:
@@ -213,6 +220,7 @@ def _with_fine_tuning(model: MetaModel, fields: Sequence[str]) -> MetaModel:
             config.fine_tune[name] = ast.literal_eval(value)
         except (ValueError, SyntaxError, TypeError) as error:
             raise InputError(f"{item}: {error}", reason="config") from error
+    recipe.check(config)
     return dataclasses.replace(model, config=config)
 
 

@@ -108,6 +108,8 @@ def as_markdown(report: dict[str, Any]) -> str:
         f"{in_loss} in the training loss. Fréchet distances depend on n: compare equal "
         "ones only.",
     ]
+    if seen := report["data"].get("trained_on"):
+        lines += ["", f"**Not held out**: the model was trained on {', '.join(seen)}."]
     if rounds := report["corrections"]:
         lines += [
             "",

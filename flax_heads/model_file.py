@@ -44,11 +44,19 @@ def load_networks(
         return read(BUNDLED_FILE)
     if pathlib.Path(source).is_file():
         return read(source)
+    run, named = split_source(source) if step is None else (source, step)
+    return checkpoints.load_for_fine_tuning(run, named)
+
+
+def split_source(
+    source: str | os.PathLike,
+) -> tuple[str | os.PathLike, int | Literal["best"] | None]:
+    """`RUN@5000` -> (RUN, 5000), `RUN@best` -> (RUN, "best"), all else -> (it, None)."""
     run, at, wanted = str(source).rpartition("@")
     names_step = at and (wanted == "best" or wanted.isdecimal())
-    if names_step and step is None and not pathlib.Path(source).exists():
-        source, step = run, wanted if wanted == "best" else int(wanted)
-    return checkpoints.load_for_fine_tuning(source, step)
+    if not names_step or pathlib.Path(source).exists():
+        return source, None
+    return run, wanted if wanted == "best" else int(wanted)
 
 
 def write(

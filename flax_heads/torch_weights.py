@@ -183,7 +183,10 @@ def export_torch(
     )
     metadata = {
         "format": "pt",
-        "config": json.dumps(recipe.as_json(model.config)),
+        # Without the folders of one machine, as in `model_file.write`.
+        "config": json.dumps(
+            recipe.as_json(model.config) | {"init_from": "", "resume": ""}
+        ),
         "step": str(model.step),
     }
     path.parent.mkdir(parents=True, exist_ok=True)

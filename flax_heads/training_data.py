@@ -16,11 +16,12 @@ from data_pipeline import outputs, safe_files
 from data_pipeline.archive import Archive, load_archive, render_archive
 from data_pipeline.errors import InputError
 from data_pipeline.synthetic_person import person_name
-from flax_heads import recipe, saved_steps
+from flax_heads import model_file, recipe, saved_steps
 from flax_heads.console import progress
 
-# Synthetic people kept aside have seeds that no training set reaches.
-HELD_OUT_SEED = 1_000_000
+# Added to a run's seed: the rendered people that its checks look at. The best checkpoint
+# is the best of them, hence `evaluate` takes others (`evaluation_data._PEOPLE_SEED`).
+_HELD_OUT_SEED = 2_000_000
 _HELD_OUT_PEOPLE = 16
 _DATA = "videos.json"  # in a workdir: which videos it has seen
 
@@ -93,9 +94,10 @@ def open_episodes(
 
 
 def note_data(workdir: str | pathlib.Path, data: Episodes) -> None:
-    """Writes which videos a run trains on, for `check_same_data`."""
+    """Writes what a run trains on, for `check_same_data` and `trained_on`."""
     with outputs.whole_file(pathlib.Path(workdir, _DATA)) as part:
-        part.write_text(json.dumps(_videos(data)) + "\n")
+        people = {"identities": sorted(set(data.identities))}
+        part.write_text(json.dumps(_videos(data) | people) + "\n")
 
 
 def check_same_data(run: str | pathlib.Path, data: Episodes, path: str) -> None:
@@ -108,17 +110,32 @@ def check_same_data(run: str | pathlib.Path, data: Episodes, path: str) -> None:
     Raises:
       InputError: `other_data`.
     """
-    try:
-        before = safe_files.read_json(pathlib.Path(run, _DATA))
-    except (OSError, ValueError):
-        return
-    if before != _videos(data):
+    now = _videos(data)
+    before = {name: value for name, value in _noted(run).items() if name in now}
+    if before and before != now:
         raise InputError(
             f"{path or run}: holds {data.num_videos} videos, which are not the "
             f"{before.get('num_videos')} that {run} was trained on (by name, order and "
             "length); give it those, or begin a new --workdir with --config.init_from",
             reason="other_data",
         )
+
+
+def trained_on(source: str | pathlib.Path) -> frozenset[str]:
+    """Identities that a model was trained on; empty where nothing notes them.
+
+    Args:
+      source: as `model_file.load_networks` takes it; only a workdir knows.
+    """
+    folder, _ = model_file.split_source(source)
+    return frozenset(_noted(folder).get("identities", ()))
+
+
+def _noted(run):
+    try:
+        return safe_files.read_json(pathlib.Path(run, _DATA))
+    except (OSError, ValueError):
+        return {}
 
 
 def _videos(data: Episodes) -> dict[str, int | str]:
@@ -135,7 +152,7 @@ def _synthetic(config, workdir):
             config,
             workdir / "synthetic_held_out.npz",
             _HELD_OUT_PEOPLE,
-            config.seed + HELD_OUT_SEED,
+            config.seed + _HELD_OUT_SEED,
         ),
     )
 

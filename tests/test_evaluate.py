@@ -130,7 +130,8 @@ def test_report_averages_over_videos_and_compares_sets(tmp_path):
     results = {(t, v): _arrays(rng, 0.1 * v) for t in (1, 8) for v in (0, 1)}
     results[8, 0]["values/ft/nme"][:] = np.nan  # no face in any frame of this video
     config = {"perceptual": {"face_id": 1.0}}
-    rows = evaluation_report.write(tmp_path, SETTINGS, config, results)
+    seen = {"data": SETTINGS["data"] | {"trained_on": ["anna"]}}
+    rows = evaluation_report.write(tmp_path, SETTINGS | seen, config, results)
     report = json.loads((tmp_path / "report.json").read_text())
     assert report["results"] == rows and len(report["per_video"]) == 8
     first = {(r["shots"], r["method"]): r for r in rows}
@@ -141,6 +142,7 @@ def test_report_averages_over_videos_and_compares_sets(tmp_path):
     assert first[1, "ft"]["frechet_dlib"] == pytest.approx(3, rel=1e-6)
     assert first[1, "ft"]["frames"] == 8 and report["csim_dlib_network_in_loss"]
     text = (tmp_path / "report.md").read_text()
+    assert "**Not held out**: the model was trained on anna." in text
     assert "its network was in the training loss" in text
     assert "| VoxCeleb2 | the paper, FT | 8 | 42.2 | 0.68 | 0.42 | 0.39 |" in text
     assert (tmp_path / "grid.png").exists()

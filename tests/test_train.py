@@ -19,9 +19,10 @@ from data_pipeline.archive import load_archive
 from data_pipeline.errors import InputError
 from flax_heads import checkpoints, evaluate, integrity
 from flax_heads.evaluate import evaluate_held_out
+from flax_heads.evaluation_data import self_cases
 from flax_heads.meta_model import fine_tune, load_model
 from flax_heads.train import EXIT_PREEMPTED, train
-from flax_heads.training_data import open_episodes
+from flax_heads.training_data import open_episodes, trained_on
 
 ROOT = pathlib.Path(__file__).resolve().parents[1]
 # jax 0.12 on simulated devices: a donated buffer that cannot be reused only costs.
@@ -258,6 +259,11 @@ def test_training_and_held_out_people_are_disjoint(run):
     config = tiny_config(4)
     training, held_out = open_episodes(config, run[0])
     assert not set(training.identities) & set(held_out.identities)
+    noted = trained_on(f"{run[0]}@4")
+    assert noted == trained_on(run[0]) == set(training.identities)
+    scored = self_cases(load_model(run[0]), None, 1, 1, 4, seed=0)
+    scored = {case.identity for case in scored}
+    assert not scored & (noted | set(held_out.identities))
 
 
 @pytest.mark.parametrize("kind", ["records", "archive"])
