@@ -134,7 +134,8 @@ def run_demo(
     print(
         f"Done in {minutes:.1f} minutes. Look at {output / 'personalities.webp'} and "
         f"{sheet}, and play {', '.join(map(str, videos))}.\n"
-        f"Next: {program} demo --photo YOUR_PHOTO.jpg --driving YOUR_CLIP.mp4, or "
+        f"Next: {program} demo --photo YOUR_PHOTO.jpg --driving YOUR_CLIP.mp4 --output "
+        f"ANOTHER_FOLDER, or "
         f"{program} animate --head {output / 'head'} --driving YOUR_CLIP.mp4 "
         "--output me.mp4"
     )

@@ -6,7 +6,8 @@ import numpy as np
 from PIL import Image, ImageDraw, ImageFont
 
 _MARGIN = 4
-_LABEL = 18
+_LABEL = 20
+_FONT_SIZES = range(14, 7, -1)
 
 
 def contact_sheet(
@@ -27,10 +28,10 @@ def contact_sheet(
     width = step * len(columns) + _MARGIN
     sheet = Image.new("RGB", (width, step * count + _MARGIN + _LABEL), (255, 255, 255))
     draw = ImageDraw.Draw(sheet)
-    font = ImageFont.load_default()
     for column, (title, frames) in enumerate(columns.items()):
         x = _MARGIN + column * step
-        draw.text((x + 2, 4), title, fill=(0, 0, 0), font=font)
+        font = _font(title, tile)
+        draw.text((x + 2, 3), title, fill=(0, 0, 0), font=font)
         for row, frame in enumerate(frames):
             y = _LABEL + _MARGIN + row * step
             picture = Image.fromarray(frame).resize(
@@ -38,6 +39,14 @@ def contact_sheet(
             )
             sheet.paste(picture, (x, y))
     for row, caption in enumerate(rows or []):
-        position = (_MARGIN + 2, _LABEL + _MARGIN + row * step + 2)
-        draw.text(position, caption, fill=(255, 255, 0), font=font)
+        font, position = _font(caption, tile), (_MARGIN, _LABEL + _MARGIN + row * step)
+        left, top, right, bottom = draw.textbbox(position, caption, font=font)
+        draw.rectangle((left, position[1], right + 4, bottom + 3), fill=(0, 0, 0))
+        draw.text((left + 2, position[1]), caption, fill=(255, 255, 255), font=font)
     return np.asarray(sheet)
+
+
+def _font(text: str, width: int):
+    """The largest one in which the text is at most so wide."""
+    fonts = [ImageFont.load_default(size) for size in _FONT_SIZES]
+    return next((f for f in fonts if f.getlength(text) <= width - 4), fonts[-1])

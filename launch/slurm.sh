@@ -17,13 +17,20 @@
 #SBATCH --open-mode=append
 set -uo pipefail
 
-workdir=$(printf '%s\n' "$@" | sed -n 's/^--workdir=//p' | tail -1)
+workdir=
+for ((i = 1; i <= $#; i++)); do
+	case ${!i} in
+	--workdir=*) workdir=${!i#*=} ;;
+	--workdir) next=$((i + 1)) && workdir=${!next-} ;;
+	esac
+done
 newest() { ls "$workdir/checkpoints" 2>/dev/null | grep -x '[0-9]*' | sort -n | tail -1; }
 before=$(newest)
 rm -f "$workdir/failed.txt"
 
 # A process that ends must not take the others' last save away: they get two minutes.
-srun --kill-on-bad-exit=0 --wait=120 \
+# srun does not take over the cores of a task that sbatch was asked for.
+srun --kill-on-bad-exit=0 --wait=120 --cpus-per-task="${SLURM_CPUS_PER_TASK:-8}" \
 	"${PYTHON:-python}" -m flax_heads.train --distributed=auto "$@"
 code=$?
 

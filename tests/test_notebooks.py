@@ -61,5 +61,12 @@ def test_committed_outputs_tell_nothing_of_the_machine(path):
     assert not any("execution" in cell.metadata for cell in notebook.cells)
 
 
+def test_the_launch_script_that_is_shown_is_the_one_there():
+    notebook = nbformat.read(ROOT / "notebooks/05_scaling.ipynb", as_version=4)
+    shown = [o["text"] for o in outputs(notebook) if "#SBATCH" in o.get("text", "")]
+    script = (ROOT / "launch/slurm.sh").read_text()
+    assert len(shown) == 1 and shown[0].strip() in script
+
+
 def outputs(notebook):
     return [output for cell in notebook.cells for output in cell.get("outputs", [])]

@@ -235,7 +235,9 @@ def test_slurm_queues_again_what_may_get_on(
         "SLURM_JOB_ID": "1",
         "SLURM_RESTART_COUNT": str(restarts),
     }
-    command = [ROOT / "launch" / "slurm.sh", "--config=c.py", f"--workdir={workdir}"]
+    # Both of absl's ways.
+    where = ["--workdir", workdir] if restarts else [f"--workdir={workdir}"]
+    command = [ROOT / "launch" / "slurm.sh", "--config=c.py", *where]
     done = subprocess.run(command, env=environment, capture_output=True, text=True)
     assert done.returncode == (int(failed.split()[0]) if failed else code), done.stderr
     assert (tmp_path / "queued").exists() == requeued
