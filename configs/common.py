@@ -53,7 +53,7 @@ def paper() -> ConfigDict:
             },
             "loss": {
                 "pixel": 0.0,
-                "adversarial": 1.0,
+                "adversarial": 1.0,  # of -r-hat; L_ADV is it and L_FM
                 "feature_matching": 10.0,
                 "match": 10.0,
                 "sum_feature_maps": False,

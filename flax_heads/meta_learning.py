@@ -78,6 +78,7 @@ def make_meta_step(
       1. x-hat and e-hat are computed once; the pullback to phi, psi, P is kept.
       2. `discriminator_updates` times, L_DSC on the constant x-hat moves theta, w0, b
          and the batch's rows of W. G does not change meanwhile, so x-hat stays valid.
+         It learns so even where no term of `weights` asks it: fine-tuning may.
       3. L_CNT + L_ADV + L_MCH is evaluated against the *updated* discriminator and
          pulled back to phi, psi, P. Nothing of it reaches theta or W.
       4. If a loss or the norm of a gradient is not finite, the step is skipped: all of
