@@ -73,7 +73,8 @@ def prepare(
 
     Raises:
       InputError: no usable source, no frame with a face in it, or a `data_dir` that
-        holds another dataset; `beam_options` without a runner.
+        holds another dataset or in which another process is at work; `beam_options`
+        without a runner.
     """
     if beam_options and not runner:
         raise InputError(
@@ -115,12 +116,13 @@ def prepare(
             "without --share packs them."
         )
         return report
-    counts = _fill(videos, settings, work, fill, console)
-    _pack(videos, counts, settings, data_dir, work, console)
-    seconds = round(time.monotonic() - start, 1)
-    report = _full_report(source, videos, counts, settings) | {"seconds": seconds}
-    write_report(data_dir / "report.json", report)
-    work_files.remove_all(work)
+    with work_files.alone(data_dir):
+        counts = _fill(videos, settings, work, fill, console)
+        _pack(videos, counts, settings, data_dir, work, console)
+        seconds = round(time.monotonic() - start, 1)
+        report = _full_report(source, videos, counts, settings) | {"seconds": seconds}
+        write_report(data_dir / "report.json", report)
+        work_files.remove_all(work)
     print_report(report, console)
     if not any(split["frames"] for split in report["splits"].values()):
         raise InputError(

@@ -4,16 +4,19 @@ from __future__ import annotations
 
 import collections
 import contextlib
+import fcntl
 import hashlib
 import json
 import os
 import pathlib
 import re
+from collections.abc import Iterator
 from typing import Any
 
 import numpy as np
 
 from data_pipeline import packing, safe_files
+from data_pipeline.errors import InputError
 from data_pipeline.records import Counts, Settings
 from data_pipeline.voxceleb import Video
 
@@ -51,6 +54,39 @@ def remove_all(folder: pathlib.Path) -> None:
     for empty in (*folder.glob("[0-9a-f][0-9a-f]"), folder):
         with contextlib.suppress(OSError):
             empty.rmdir()
+
+
+@contextlib.contextmanager
+def alone(data_dir: pathlib.Path) -> Iterator[None]:
+    """Keeps a second packer out of a folder for as long as this process lives.
+
+    Where the storage knows no locks, there is none.
+
+    Raises:
+      InputError: `busy`: another process has the folder.
+    """
+    path = data_dir / ".prepare.lock"
+    try:
+        data_dir.mkdir(parents=True, exist_ok=True)
+        file = path.open("w")
+    except OSError:  # whoever writes the first file there says what is wrong
+        yield
+        return
+    with file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError as error:
+            raise InputError(
+                f"{data_dir}: another `prepare` is at work here; wait for it, or let both "
+                "do a part by --share",
+                reason="busy",
+            ) from error
+        except OSError:
+            pass
+        try:
+            yield
+        finally:
+            path.unlink(missing_ok=True)
 
 
 def save_work(path: pathlib.Path, example: dict | None, counts: Counts) -> None:

@@ -406,6 +406,14 @@ def test_a_killed_run_goes_on_where_it_stopped(corpus, tmp_path, monkeypatch):
     assert _stored(data_dir) == _stored(tmp_path / "whole")
 
 
+def test_a_second_one_in_the_same_folder_is_refused(corpus, tmp_path):
+    """Each would clear what the other has half packed."""
+    with work_files.alone(tmp_path):
+        with pytest.raises(InputError, match="another `prepare` is at work here"):
+            _prepare(corpus, tmp_path)
+    assert not any(tmp_path.iterdir())
+
+
 def test_a_beam_runner_makes_the_same_records_and_resumes(
     corpus, tmp_path, monkeypatch
 ):
