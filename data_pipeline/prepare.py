@@ -117,6 +117,8 @@ def prepare(
         )
         return report
     with work_files.alone(data_dir):
+        if finished := find_datasets(data_dir):  # by another one, meanwhile
+            return _already_there(source, finished, data_dir, settings, videos, console)
         counts = _fill(videos, settings, work, fill, console)
         _pack(videos, counts, settings, data_dir, work, console)
         seconds = round(time.monotonic() - start, 1)

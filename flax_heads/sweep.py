@@ -136,16 +136,21 @@ def _run(command: Sequence[str], log_to: str | pathlib.Path | None) -> int:
 
     SIGTERM is passed on; Ctrl-C comes to both from the terminal.
     """
-    with contextlib.ExitStack() as stack:
-        output = stack.enter_context(open(log_to, "ab")) if log_to else None
-        process = subprocess.Popen(command, stdout=output, stderr=output)
-        stack.enter_context(process)
-        handlers = {
-            signal.SIGTERM: lambda *_: process.terminate(),
-            signal.SIGINT: lambda *_: None,
-        }
+    process, told = None, False
+
+    def stop(*_):
+        nonlocal told
+        told = True
+        if process:
+            process.terminate()
+
+    with open(log_to, "ab") if log_to else contextlib.nullcontext() as output:
+        handlers = {signal.SIGTERM: stop, signal.SIGINT: lambda *_: None}
         before = {number: signal.signal(number, h) for number, h in handlers.items()}
         try:
+            process = subprocess.Popen(command, stdout=output, stderr=output)
+            if told:  # while it was being started
+                process.terminate()
             return process.wait()
         finally:
             for number, handler in before.items():

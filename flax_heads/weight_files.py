@@ -194,6 +194,19 @@ class _Tensor(NamedTuple):
     strides: tuple[int, ...]
 
 
+class _UpToTheEnd:
+    """A file whose `read` never asks for more than there is: Python would make room."""
+
+    def __init__(self, file: BinaryIO):
+        self._file, self.readline = file, file.readline
+        place = file.tell()
+        self._end = file.seek(0, os.SEEK_END)
+        file.seek(place)
+
+    def read(self, size: int) -> bytes:
+        return self._file.read(min(size, self._end - self._file.tell()))
+
+
 # The one in Python: a few bytes can make the one in C fill the memory.
 class _Unpickler(pickle._Unpickler):
     """Knows the names of a state dict and no others.
@@ -202,7 +215,7 @@ class _Unpickler(pickle._Unpickler):
     is harmless to call, and immutable or made anew each time.
     """
 
-    # All other opcodes take what the file holds; this one takes what it asks for.
+    # All other opcodes read from the file; this one makes room for what it asks for.
     dispatch: ClassVar = {
         opcode: load
         for opcode, load in pickle._Unpickler.dispatch.items()
@@ -210,7 +223,9 @@ class _Unpickler(pickle._Unpickler):
     }
 
     def __init__(self, file: BinaryIO, path: pathlib.Path):
-        super().__init__(file, encoding="utf-8")  # for keys that Python 2 wrote
+        super().__init__(
+            _UpToTheEnd(file), encoding="utf-8"
+        )  # for keys that Python 2 wrote
         self.path = path
         self.buffers: dict[str, np.dtype] = {}
 

@@ -349,26 +349,35 @@ def assert_same(tensors, arrays):
         np.testing.assert_array_equal(tensors[name], array)
 
 
+def _asking_for(much):
+    """Pickles of which the first bytes say that as many follow, which do not."""
+    size = struct.pack("<Q", much)
+    for opcode in (pickle.BYTEARRAY8, pickle.BINBYTES8, pickle.FRAME):
+        yield pickle.PROTO + b"\5" + opcode + size + b"."
+
+
 def test_a_small_file_cannot_ask_for_much_memory(tmp_path):
     h5py = pytest.importorskip("h5py")
     much = 2**28
-    files = []
-    for name in ("bytearray.pth", "deflated.pth", "many.npz", "unwritten.h5"):
-        files.append(tmp_path / name)
-    array_of = pickle.PROTO + b"\5" + pickle.BYTEARRAY8 + struct.pack("<Q", much) + b"."
-    files[0].write_bytes(array_of)
-    with zipfile.ZipFile(files[1], "w", zipfile.ZIP_DEFLATED) as archive:
-        archive.writestr("archive/data.pkl", pickle.dumps({}) + b" " * 2**20)
-    np.savez_compressed(files[2], a=np.zeros(much // 4, np.float32))
-    with h5py.File(files[3], "w") as file:
+    for i, text in enumerate(_asking_for(much)):
+        (tmp_path / f"{i}.pth").write_bytes(text)
+    np.savez_compressed(tmp_path / "many.npz", a=np.zeros(much // 4, np.float32))
+    with h5py.File(tmp_path / "unwritten.h5", "w") as file:
         file.create_dataset("a", (much // 4,), np.float32, chunks=(2**16,))
-    for path in files:
+    for path in tmp_path.iterdir():
         assert path.stat().st_size < 2**20
         tracemalloc.start()
         with pytest.raises(InputError, match=path.name):
             read_tensors(path)
         assert tracemalloc.get_traced_memory()[1] < 2**24
         tracemalloc.stop()
+
+
+def test_a_pickle_in_a_zip_is_not_compressed(tmp_path):
+    """It might unpack to opcodes without end."""
+    with zipfile.ZipFile(tmp_path / "a.pth", "w", zipfile.ZIP_DEFLATED) as archive:
+        archive.writestr("archive/data.pkl", pickle.dumps({}))
+    expect_error(tmp_path / "a.pth", "compressed")
 
 
 def test_a_zip_without_tensors_is_no_broken_file(tmp_path):
