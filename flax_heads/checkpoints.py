@@ -15,7 +15,7 @@ from absl import logging as absl_logging
 from orbax.checkpoint import checkpoint_managers, type_handlers
 
 from data_pipeline.errors import InputError
-from flax_heads import integrity, recipe, saved_steps, spectral
+from flax_heads import integrity, recipe, saved_steps
 from flax_heads.console import log
 from flax_heads.saved_steps import BEST_BY
 from flax_heads.state import TrainState
@@ -311,11 +311,10 @@ def with_networks(state: TrainState, loaded: dict[str, Any], source: str) -> Tra
             )
         return jax.tree.map(put, old, new)
 
-    params = replace(state.generator.params, loaded["ema"])
-    # Theirs are of the live parameters, not of their moving average.
-    vectors = replace(state.generator.vectors, loaded["generator_vectors"])
-    vectors = jax.jit(spectral.refine)(params, vectors)
-    generator = state.generator.replace(params=params, vectors=vectors)
+    generator = state.generator.replace(
+        params=replace(state.generator.params, loaded["ema"]),
+        vectors=replace(state.generator.vectors, loaded["generator_vectors"]),
+    )
     discriminator = state.discriminator.replace(
         params=replace(state.discriminator.params, loaded["discriminator"]),
         vectors=replace(state.discriminator.vectors, loaded["discriminator_vectors"]),

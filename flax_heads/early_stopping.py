@@ -87,11 +87,13 @@ class Best(struct.PyTreeNode):
 
     Attributes:
       step: int32, its iteration.
+      skipped: int32, how many until then were not finite and changed nothing.
       l1: float32, of the pictures held out, in [0, 1]; infinite before the first check.
       ema, vectors: of the generator and psi', and their singular vectors, at `step`.
     """
 
     step: jax.Array
+    skipped: jax.Array
     l1: jax.Array
     ema: Any
     vectors: spectral.Vectors
@@ -103,12 +105,10 @@ class Learned(NamedTuple):
     Attributes:
       best: the parameters to use; without checks, the last ones.
       checks: (iteration, held-out L1 float [...]) of each check.
-      skipped: int32 [...], how many iterations were not finite and changed nothing.
     """
 
     best: Best
     checks: list[tuple[int, np.ndarray]]
-    skipped: Any
 
 
 def make_check(networks: Networks, rule: Rule) -> Callable[..., tuple[Best, jax.Array]]:
@@ -124,10 +124,14 @@ def make_check(networks: Networks, rule: Rule) -> Callable[..., tuple[Best, jax.
         psi = jnp.broadcast_to(params["psi"], (len(rasters), *params["psi"].shape))
         drawn = generate(networks, params, to_unit_range(rasters), psi)
         l1 = losses.mean_l1(drawn, to_unit_range(held_out)) / 2
-        now = Best(state.step, l1, state.ema, state.generator.vectors)
+        now = _best(state, l1)
         return keep_better(best, now, rule), l1
 
     return check
+
+
+def _best(state: FineTuneState, l1: jax.Array) -> Best:
+    return Best(state.step, state.skipped, l1, state.ema, state.generator.vectors)
 
 
 def keep_better(best: Best, now: Best, rule: Rule) -> Best:
@@ -160,7 +164,7 @@ def learn(
     photos, rasters, held_out, held_out_rasters = map(jnp.asarray, pictures)
     # Not a constant: with several people it has their axis, and lies where they do.
     infinite = state.step + np.float32(np.inf)  # float32 for good: one program
-    best = Best(state.step, infinite, state.ema, state.generator.vectors)
+    best = _best(state, infinite)
     if not (rule.checks and held_out.size):
         state = run_fine_tuning(
             advance,
@@ -171,8 +175,7 @@ def learn(
             seed=seed,
             on_progress=on_progress,
         )
-        last = Best(state.step, best.l1, state.ema, state.generator.vectors)
-        return Learned(last, [], state.skipped)
+        return Learned(_best(state, best.l1), [])
 
     # Equal parts, so that only one program is compiled, whatever the last interval is.
     at_once = math.gcd(rule.num_iterations, rule.check_every)
@@ -194,7 +197,7 @@ def learn(
         checks.append((done, np.asarray(l1)))
         if np.all(done - np.asarray(best.step) >= rule.waits):
             break
-    return Learned(best, checks, state.skipped)
+    return Learned(best, checks)
 
 
 def outcome(rule: Rule, learned: Learned, person: int | tuple = ()) -> dict[str, Any]:
@@ -203,7 +206,7 @@ def outcome(rule: Rule, learned: Learned, person: int | tuple = ()) -> dict[str,
     Args:
       person: index on the leading axis, where there are several.
     """
-    skipped = int(np.asarray(learned.skipped)[person])
+    skipped = int(np.asarray(learned.best.skipped)[person])
     not_finite = {"not_finite": skipped} if skipped else {}
     if not learned.checks:
         return {"iterations_run": rule.num_iterations, **not_finite}

@@ -220,7 +220,7 @@ def _with_fine_tuning(model: MetaModel, fields: Sequence[str]) -> MetaModel:
             config.fine_tune[name] = ast.literal_eval(value)
         except (ValueError, SyntaxError, TypeError) as error:
             raise InputError(f"{item}: {error}", reason="config") from error
-    recipe.check(config)
+    recipe.check_fine_tuning(config)
     return dataclasses.replace(model, config=config)
 
 
@@ -281,7 +281,7 @@ def _open_scores(output: pathlib.Path, settings: dict[str, Any]) -> pathlib.Path
 def _binding(settings: dict[str, Any]) -> dict[str, Any]:
     """What scores depend on: weights and pictures, not where they lie, nor the code."""
     return {
-        key: {k: v for k, v in value.items() if k != "path"}
+        key: {k: v for k, v in value.items() if k not in ("path", "trained_on")}
         if isinstance(value, dict)
         else value
         for key, value in settings.items()

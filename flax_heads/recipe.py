@@ -19,7 +19,7 @@ from data_pipeline.errors import InputError
 from data_pipeline.raster import RASTER_VERSION, RasterStyle
 from flax_heads import face_id, integrity
 from flax_heads import perceptual as vgg
-from flax_heads.early_stopping import Rule
+from flax_heads.console import log
 from flax_heads.meta_learning import make_meta_step
 from flax_heads.objectives import LossWeights, PerceptualNetwork
 from flax_heads.state import Adam, Networks, TrainState, init_state, make_networks
@@ -38,9 +38,14 @@ _AT_LEAST_ONE = (
     "keep_checkpoints",
     "max_non_finite_steps",
     "optimizer.discriminator_updates",
-    "fine_tune.batch_size",
 )
 _AT_LEAST_ZERO = ("seed", "num_train_steps")
+_OF_FINE_TUNING = {
+    "fine_tune.num_iterations": 0,
+    "fine_tune.batch_size": 1,
+    "fine_tune.check_every": 0,
+    "fine_tune.patience": 1,
+}
 # (network, field): after which of its blocks attention comes.
 _ATTENTIONS = (
     ("embedder", "attention_after"),
@@ -54,23 +59,13 @@ def check(config: ConfigDict) -> None:
     """Looks at what would fail late, or oddly, or not at all.
 
     Raises:
-      InputError: a number that is too small, an unknown type, an attention behind the
-        last block, rasters of a version that is not drawn here, or frames whose side
-        the networks cannot halve as often as they do.
+      InputError: a number that is too small, an unknown type, rasters of a version that
+        is not drawn here, or frames whose side the networks cannot halve as often as
+        they do.
     """
-    least = dict.fromkeys(_AT_LEAST_ONE, 1) | dict.fromkeys(_AT_LEAST_ZERO, 0)
-    for field, number in least.items():
-        section = config
-        *path, name = field.split(".")
-        for part in path:
-            section = section[part]
-        if section[name] < number:
-            raise InputError(
-                f"config.{field} is {section[name]}: expected at least {number}",
-                "config",
-            )
-    fine_tune = config.fine_tune
-    Rule(fine_tune.num_iterations, fine_tune.check_every, fine_tune.patience)
+    _check_least(config, dict.fromkeys(_AT_LEAST_ONE, 1))
+    _check_least(config, dict.fromkeys(_AT_LEAST_ZERO, 0))
+    check_fine_tuning(config)
     _check_model(config.model)
     if config.raster.version != RASTER_VERSION:
         raise InputError(
@@ -97,6 +92,22 @@ def check(config: ConfigDict) -> None:
         )
 
 
+def check_fine_tuning(config: ConfigDict) -> None:
+    """Raises InputError where a number of `fine_tune` is none, or too small."""
+    _check_least(config, _OF_FINE_TUNING)
+
+
+def _check_least(config, least):
+    for field, number in least.items():
+        value = config
+        for part in field.split("."):
+            value = value[part]
+        if value is None or value < number:
+            raise InputError(
+                f"config.{field} is {value}: expected at least {number}", "config"
+            )
+
+
 def _check_model(model):
     if model.dtype not in ("float32", "bfloat16"):
         raise InputError(
@@ -112,10 +123,12 @@ def _check_model(model):
                 "config",
             )
         if after is not None and not 1 <= after <= blocks:
-            raise InputError(
-                f"config.model.{network}.{field} is {after}: expected 1 to {blocks}, the "
-                "number of blocks, or None",
-                "config",
+            log.warning(
+                "config.model.%s.%s is %s, of %d blocks: no attention",
+                network,
+                field,
+                after,
+                blocks,
             )
 
 

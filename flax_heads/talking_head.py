@@ -100,10 +100,11 @@ class TalkingHead:
         return dataclasses.replace(self, generator=self.generator | {"dtype": dtype})
 
     def is_finite(self) -> bool:
-        """Whether its numbers and most of its iterations were: training can diverge."""
+        """Whether its numbers are, and most iterations that led to them were."""
         leaves = jax.tree.leaves((self.params, self.psi))
-        most = self.history.get("iterations_run", 0) / 2
-        return self.history.get("not_finite", 0) <= most and all(
+        run = self.history.get("iterations_run", 0)
+        half = self.history.get("best_iteration", run) / 2
+        return self.history.get("not_finite", 0) <= half and all(
             np.isfinite(leaf).all() for leaf in leaves
         )
 

@@ -36,6 +36,7 @@ from flax_heads import (
     recipe,
     replay,
     saved_steps,
+    spectral,
 )
 from flax_heads.console import log, progress, set_up
 from flax_heads.held_out import make_held_out_check
@@ -188,6 +189,10 @@ def _restore_or_init(config, config_json, init, mesh, workdir):
         if config.init_from:
             step, trained_by, loaded = model_file.load_networks(config.init_from)
             log.info("networks from step %d of %s", step, config.init_from)
+            # The vectors are of the live parameters, these the moving averages.
+            loaded["generator_vectors"] = jax.jit(spectral.refine)(
+                loaded["ema"], loaded["generator_vectors"]
+            )
             state = checkpoints.with_networks(state, loaded, config.init_from)
             if others := recipe.other_meaning(trained_by, config):
                 log.warning(

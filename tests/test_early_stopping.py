@@ -67,33 +67,36 @@ def test_everyone_of_a_group_stops_as_alone(rule):
     steps = [*range(0, rule.num_iterations, rule.check_every), rule.num_iterations]
     courses = np.random.default_rng(0).random((len(steps), 50)).astype(np.float32)
     zero = jnp.zeros(50, jnp.int32)
-    best = Best(zero, zero + jnp.inf, zero, {})
+    best = Best(zero, zero, zero + jnp.inf, zero, {})
     keep = jax.jit(jax.vmap(functools.partial(early_stopping.keep_better, rule=rule)))
     for n, l1 in zip(steps, courses):
-        best = keep(best, Best(zero + n, jnp.asarray(l1), zero + n, {}))
-    learned = Learned(best, list(zip(steps, courses)), np.zeros(50, np.int32))
+        # Whoever has stopped goes on beside the others, and not finite at that.
+        best = keep(best, Best(zero + n, zero + n, jnp.asarray(l1), zero + n, {}))
+    learned = Learned(best, list(zip(steps, courses)))
     for i, course in enumerate(courses.T):
         found = early_stopping.outcome(rule, learned, i)
         run, best_step = _reference(list(course), rule)
         assert (found["iterations_run"], found["best_iteration"]) == (run, best_step)
         assert int(best.ema[i]) == best_step  # the parameters are of that iteration
+        assert found.get("not_finite", 0) == best_step  # and no later ones
         assert found["checks"][-1][0] == run
 
 
 def test_numbers_that_are_not_finite_are_never_the_best():
     one = jnp.zeros((), jnp.int32)
-    best = Best(one, one + jnp.inf, one, {})
+    best = Best(one, one, one + jnp.inf, one, {})
     for n, l1 in ((0, 0.5), (2, jnp.nan), (4, jnp.inf)):
-        now = Best(one + n, jnp.float32(l1), one + n, {})
+        now = Best(one + n, one, jnp.float32(l1), one + n, {})
         best = early_stopping.keep_better(best, now, Rule(8, 2, 3))
     assert (int(best.step), float(best.l1)) == (0, 0.5)
     checks = [(0, np.float32(0.5)), (2, np.float32(np.nan))]
-    found = early_stopping.outcome(Rule(8, 2, 3), Learned(best, checks, np.int32(0)))
+    found = early_stopping.outcome(Rule(8, 2, 3), Learned(best, checks))
     assert json.loads(json.dumps(found, allow_nan=False))["checks"][1] == [2, None]
 
 
 def test_iterations_that_were_not_finite_are_told():
-    learned = Learned(None, [], np.array([0, 3], np.int32))
+    zero = np.zeros(2, np.int32)
+    learned = Learned(Best(zero + 4, np.array([0, 3]), zero, zero, {}), [])
     first, second = (
         early_stopping.outcome(Rule(4), learned, person) for person in (0, 1)
     )

@@ -266,6 +266,7 @@ def test_animate_streams_any_number_of_frames(head):
     frames = list(head.animate(iter(many)))
     assert len(frames) == 12
     np.testing.assert_array_equal(frames[0], frames[9])
+    assert (frames[0] != frames[1]).any()
 
 
 def test_animate_reads_its_driver_as_it_goes(head):
@@ -375,6 +376,9 @@ def test_damaged_head_is_one_clear_line(head, tmp_path, damage):
 def test_a_head_gone_astray_does_not_replace_a_good_one(head, tmp_path):
     head.save(tmp_path / "head")
     mostly_skipped = {"iterations_run": 5, "not_finite": 3}
+    assert dataclasses.replace(
+        head, history=mostly_skipped | {"iterations_run": 6}
+    ).is_finite()
     for change in ({"psi": head.psi * np.nan}, {"history": mostly_skipped}):
         astray = dataclasses.replace(head, **change)
         with pytest.raises(InputError, match="did not stay finite; learn in float32"):

@@ -43,6 +43,7 @@ def compare_fine_tune_steps(steps: int) -> dict[str, float]:
     }
     state = FineTuneState(
         step=jnp.zeros((), jnp.int32),
+        skipped=jnp.zeros((), jnp.int32),
         generator=start_player(params, vectors, adams[0]),
         discriminator=learned.discriminator,
         ema=params,
