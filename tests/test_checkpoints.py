@@ -15,13 +15,33 @@ import numpy as np
 import pytest
 
 from data_pipeline.errors import InputError
-from flax_heads import checkpoints, integrity, parallel, saved_steps
+from flax_heads import checkpoints, integrity, parallel, saved_steps, spectral
 from flax_heads.console import log
+from flax_heads.state import TrainState, start_player
+from flax_heads.video_embeddings import init_video_embeddings
 from tests import tiny
 
 ROOT = pathlib.Path(__file__).resolve().parents[1]
-make_state = functools.partial(tiny.make_state, networks=tiny.SHALLOW_NETWORKS)
 CONFIG = {"size": 16, "optimizer": {"eps": 1e-5}, "num_train_steps": 10}
+
+
+def make_state():
+    """All parts of a run's state, with a layer in place of each network."""
+    keys = jax.random.split(jax.random.key(0), 4)
+    layer = {"kernel": jax.random.normal(keys[0], (64, 512)), "bias": jnp.zeros(512)}
+    params = {"projection": {"dense": layer}}
+    theta = {"dense": layer, "w0": jnp.zeros(16), "b": jnp.zeros(())}
+    return TrainState(
+        step=jnp.zeros((), jnp.int32),
+        generator=start_player(
+            params, spectral.init_vectors(params, keys[1]), tiny.GENERATOR_ADAM
+        ),
+        discriminator=start_player(
+            theta, spectral.init_vectors(theta, keys[2]), tiny.DISCRIMINATOR_ADAM
+        ),
+        video_embeddings=init_video_embeddings(keys[3], tiny.NUM_VIDEOS, 16),
+        ema=jax.tree.map(jnp.copy, params),
+    )
 
 
 @pytest.fixture
@@ -38,7 +58,7 @@ def messages(caplog):
 @functools.cache
 def state_of(step: int):
     """A state that differs from step to step in every float."""
-    state = jax.device_get(tiny.new_state(networks=tiny.SHALLOW_NETWORKS))
+    state = jax.device_get(jax.jit(make_state)())
     state = jax.tree.map(lambda x: x + np.array(step, x.dtype), state)
     return jax.device_put(state.replace(step=np.int32(step)))
 
@@ -148,21 +168,27 @@ def test_a_step_with_any_damaged_file_is_noticed(two_steps, tmp_path, damage):
 
 
 def test_bit_flips_in_the_arrays_are_noticed(two_steps, tmp_path, messages):
-    """Orbax restores nearly all of these as they are."""
+    """Orbax restores nearly all of these as they are.
+
+    Some lie where nothing reads, in nodes of the storage library's database that later
+    ones replaced: how many depends on the order of writing.
+    """
     rng = np.random.default_rng(0)
     arrays = [p for p in (two_steps / "checkpoints" / "2" / "state").rglob("d/*")]
     largest = max(arrays, key=lambda path: path.stat().st_size).relative_to(two_steps)
-    for i in range(10):
-        workdir = tmp_path / str(i)
+    noticed = tries = 0
+    while noticed < 5:
+        tries += 1
+        workdir = tmp_path / str(tries)
         shutil.copytree(two_steps, workdir)
         path = workdir / largest
-        # The arrays come first; behind them lie nodes of the database, some of which a
-        # later one replaced and nothing reads: how many depends on the order of writing.
-        _flip(path, int(rng.integers(path.stat().st_size * 8 * 2 // 5)))
+        _flip(path, int(rng.integers(path.stat().st_size * 8)))
         state = restore(workdir, read_only=True)
         _assert_same(state, state_of(int(state.step)))
+        noticed += int(state.step) == 1
+        assert tries < 60
     warnings = {m for m in messages() if "is damaged" in m}
-    assert len(warnings) >= 5
+    assert len(warnings) == 5
     assert all(f"{os.sep}2 is damaged" in w and "step 1 instead" in w for w in warnings)
 
 

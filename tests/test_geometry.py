@@ -77,10 +77,9 @@ def test_aspect_ratio_is_kept():
     assert abs(width - height) <= 1
 
 
-@given(st.floats(-0.5, 0.5), st.floats(0.3, 3), st.floats(-100, 100))
+@given(st.floats(0.3, 3), st.floats(-100, 100))
 @settings(max_examples=30, deadline=None)
-def test_head_box_moves_and_scales_with_the_face(angle, scale, shift):
-    del angle  # a box is upright; only its size may follow a roll
+def test_head_box_moves_and_scales_with_the_face(scale, shift):
     before = geometry.head_box(FACE)
     after = geometry.head_box(FACE * scale + shift)
     assert after.side == pytest.approx(before.side * scale, rel=1e-3)

@@ -21,6 +21,8 @@ notebooks = pytest.mark.parametrize(
 def test_notebook_runs(path, tmp_path, monkeypatch):
     """With small settings, in a kernel and a folder of its own."""
     pytest.importorskip("dlib")
+    # It tells on stderr where it looks for fonts, the first time on a machine.
+    pytest.importorskip("matplotlib.font_manager")
     monkeypatch.setenv("FLAX_HEADS_SMALL", "1")
     monkeypatch.setenv("XLA_FLAGS", "")
     monkeypatch.setenv("PYTHONPATH", str(ROOT))

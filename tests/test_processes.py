@@ -27,14 +27,22 @@ _CONFIG = """
 from tests.test_processes import with_face_network
 
 def get_config(arg):
-    config = with_face_network(int(arg))
-    config.stall_timeout_seconds = 30.0
+    steps, stall_timeout = arg.split(",")
+    config = with_face_network(int(steps))
+    config.stall_timeout_seconds = float(stall_timeout)
     return config
 """
 # Stands in for ssh, which a test cannot count on: runs the command on this host.
+# The second process hears of a stop a little later, as on a cluster, and what each ends
+# with is noted.
 _SSH = """#!/bin/sh
 shift
-exec sh -c "$*"
+trap : TERM  # `pkill` means what this shell runs
+case "$*" in *pkill*,1/2*) sleep 0.3 ;; esac
+sh -c "$*"
+code=$?
+echo "$code" >> "$CODES"
+exit "$code"
 """
 
 
@@ -62,10 +70,10 @@ def start(config_file):
     """Starts both processes on one workdir; none is left behind."""
     processes = []
 
-    def start_two(workdir):
+    def start_two(workdir, stall_timeout=300):
         port = _free_port()
         command = [sys.executable, "-m", "flax_heads.train", f"--workdir={workdir}"]
-        command.append(f"--config={config_file}:100000")
+        command.append(f"--config={config_file}:100000,{stall_timeout}")
         two = [
             subprocess.Popen(
                 [*command, f"--distributed=127.0.0.1:{port},{rank}/2"],
@@ -109,17 +117,29 @@ def launch(tmp_path, config_file):
     environment = _environment() | {
         "PATH": f"{folder}:{os.environ['PATH']}",
         "PYTHON": sys.executable,
-        "PORT": str(_free_port()),
+        "CODES": str(tmp_path / "codes"),
     }
+    started = []
 
     def run(steps, workdir):
         command = [str(ROOT / "launch" / "ssh.sh"), "127.0.0.1 127.0.0.1"]
-        command += [f"--config={config_file}:{steps}", f"--workdir={workdir}"]
-        return subprocess.Popen(
-            command, cwd=ROOT, env=environment, stderr=subprocess.PIPE, text=True
+        command += [f"--config={config_file}:{steps},300", f"--workdir={workdir}"]
+        process = subprocess.Popen(
+            command,
+            cwd=ROOT,
+            env=environment | {"PORT": str(_free_port())},
+            stderr=subprocess.PIPE,
+            text=True,
         )
+        started.append((process, str(workdir)))
+        return process
 
-    return run
+    yield run
+    for process, workdir in started:
+        if process.poll() is None:  # a test failed
+            process.kill()
+            subprocess.run(["pkill", "-KILL", "-f", f"[-]-workdir={workdir}"])
+        process.communicate()
 
 
 def with_face_network(steps):
@@ -150,22 +170,22 @@ def test_one_process_or_two_make_the_same_run(tmp_path, launch):
     tiny.assert_leaves_near(jax.device_get(by_one), jax.device_get(by_both), 1e-3)
 
 
-def test_two_processes_stop_together_and_outlive_a_hung_one(tmp_path, start):
+def test_two_processes_stop_together_and_outlive_a_hung_one(tmp_path, launch, start):
+    """The launch script passes a stop on to both."""
     workdir = tmp_path / "run"
-    workdir.mkdir()
-    open_episodes(tiny_config(1), workdir)  # renders the people once
-    two = start(workdir)
-    _wait_for_step(workdir, 2, two)
-    two[1].send_signal(signal.SIGTERM)
-    time.sleep(0.3)  # a cluster does not tell all at once
-    two[0].send_signal(signal.SIGTERM)
-    assert [p.wait(timeout=60) for p in two] == [EXIT_PREEMPTED] * 2
+    script = launch(100_000, workdir)
+    _wait_for_step(workdir, 2, [script])
+    script.send_signal(signal.SIGTERM)
+    _, errors = script.communicate(timeout=300)
+    assert script.returncode == EXIT_PREEMPTED, errors
+    codes = (tmp_path / "codes").read_text().split()  # of the programs, and of `pkill`
+    assert codes.count(str(EXIT_PREEMPTED)) == 2
     stopped_at = _saved(workdir)[0]
 
-    two = start(workdir)
+    two = start(workdir, stall_timeout=30)
     _wait_for_step(workdir, stopped_at + 1, two)
     two[1].send_signal(signal.SIGSTOP)
-    assert two[0].wait(timeout=60) == EXIT_STALLED
+    assert two[0].wait(timeout=300) == EXIT_STALLED
     assert "stalled: " in two[0].stderr.read()
     assert "train.py" in (workdir / "stalled.txt").read_text()
 
@@ -189,10 +209,10 @@ def test_an_error_of_one_process_keeps_its_exit_code(tmp_path, start):
     open_episodes(tiny_config(1), workdir)
     (workdir / "metrics.jsonl").mkdir()  # which the first process alone writes
     two = start(workdir)
-    assert two[0].wait(timeout=120) == 2
+    assert two[0].wait(timeout=300) == 2
     assert "metrics.jsonl" in two[0].stderr.read()
     assert (workdir / FAILED).read_text().startswith("2 ")
-    assert two[1].wait(timeout=120) != 0
+    assert two[1].wait(timeout=300) != 0
 
 
 # Stand in for SLURM's programs: one process that ends with a code, and a note.
@@ -241,14 +261,6 @@ def test_slurm_queues_again_what_may_get_on(
     done = subprocess.run(command, env=environment, capture_output=True, text=True)
     assert done.returncode == (int(failed.split()[0]) if failed else code), done.stderr
     assert (tmp_path / "queued").exists() == requeued
-
-
-def test_launch_script_passes_a_stop_on(tmp_path, launch):
-    process = launch(100_000, tmp_path / "run")
-    _wait_for_step(tmp_path / "run", 2, [process])
-    process.send_signal(signal.SIGTERM)
-    _, errors = process.communicate(timeout=60)
-    assert process.returncode == EXIT_PREEMPTED, errors
 
 
 @pytest.mark.parametrize("how", ["node0", "node0:99", "node0:99,2"])

@@ -5,7 +5,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from configs import synthetic, voxceleb1, voxceleb2
+from configs import voxceleb2
 from data_pipeline import geometry
 from data_pipeline.raster import RasterStyle, draw_raster
 from data_pipeline.synthetic import landmarks_of, neutral_motion, sample_identity
@@ -145,21 +145,6 @@ def test_a_face_far_outside_draws_nothing(direction, distance):
 
 
 # --- Configs
-
-
-CONFIGS = [(synthetic, arg) for arg in (None, "small", "smoke")] + [
-    (module, arg)
-    for module in (voxceleb1, voxceleb2)
-    for arg in (None, "small", "smoke")
-]
-
-
-@pytest.mark.parametrize("module, arg", CONFIGS)
-def test_a_config_survives_json(module, arg):
-    values = recipe.as_json(module.get_config(arg))
-    restored = recipe.from_json(values)
-    assert recipe.as_json(restored) == values
-    assert recipe.networks(restored) == recipe.networks(module.get_config(arg))
 
 
 @quick

@@ -86,6 +86,7 @@ def test_a_step_copies_neither_w_nor_the_perceptual_networks():
     assert re.search(r"f32\[3,77\]\S* parameter\(", text)
     assert not re.search(r"f32\[3,77\]\S* constant\(", text)
     # Every device keeps its episodes: nothing of theirs but W's rows is exchanged.
+    assert re.search(r" all-reduce(?:-start)?\(", text)  # as such a line reads
     assert not re.findall(r" (?:all-to-all|collective-permute)(?:-start)?\(", text)
     gathered = re.findall(r"(\S+) all-gather(?:-start)?\(", text)
     assert all("16,16,3]" not in shape for shape in gathered)

@@ -103,10 +103,10 @@ def test_watchdog_ends_what_hangs_and_says_where(tmp_path):
 
 
 def test_watchdog_lets_alone_what_works(tmp_path):
-    slow, endless = _dog(tmp_path, 0.8, 8, 0.2), _dog(tmp_path, 0, 1, 1)
-    suspended = _dog(tmp_path, 1, 30, 0.1)
+    slow, endless = _dog(tmp_path, 3, 20, 0.2), _dog(tmp_path, 0, 1, 1)
+    suspended = _dog(tmp_path, 3, 10, 0.1)
     suspended.send_signal(signal.SIGSTOP)
-    time.sleep(2)  # as a cluster does with a job that must make room
+    time.sleep(5)  # as a cluster does with a job that must make room
     suspended.send_signal(signal.SIGCONT)
     for process in (slow, endless, suspended):
         process.communicate(timeout=30)
@@ -115,7 +115,7 @@ def test_watchdog_lets_alone_what_works(tmp_path):
 
 
 _STALLED_INPUT = """
-import sys, time
+import pathlib, sys, time
 from data_pipeline.archive import Archive
 from flax_heads.train import train
 from tests.test_train import tiny_config
@@ -124,6 +124,8 @@ class Stalls(Archive):
     def batches(self, *args):
         for i, batch in enumerate(super().batches(*args)):
             if i == 4 and self.num_videos == 8:
+                while not pathlib.Path(sys.argv[1], "checkpoints", "2").exists():
+                    time.sleep(0.1)  # it is saved meanwhile
                 time.sleep(1000)
             yield batch
 
@@ -132,7 +134,7 @@ def load(path, load=data_pipeline.archive.load_archive):
     return Stalls(**vars(load(path)))
 flax_heads.training_data.load_archive = load
 config = tiny_config(100)
-config.stall_timeout_seconds = 5.0
+config.stall_timeout_seconds = 10.0
 train(config, sys.argv[1])
 """
 
