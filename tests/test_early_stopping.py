@@ -25,7 +25,7 @@ SIX = tiny.make_person(1, 6)  # five to train on, as many as one photo and four 
 @functools.cache
 def _networks():
     return tiny.make_model(
-        num_iterations=12, check_every=2, patience=2, augmentations=4
+        shallow=True, num_iterations=12, check_every=2, patience=2, augmentations=4
     )
 
 
@@ -162,6 +162,7 @@ def test_a_fixed_number_is_exactly_that_number():
 def test_one_program_between_checks_gives_the_same_head(monkeypatch):
     """As on accelerators: one program compiled, though 10 is no multiple of 4."""
     model = tiny.make_model(
+        shallow=True,
         num_iterations=10,
         check_every=4,
         patience=3,

@@ -17,16 +17,18 @@ from flax_heads.meta_model import fine_tune
 from flax_heads.talking_head import TalkingHead
 from tests import tiny
 
-# Rendered people whose heads stay where they are when the starting parameters are nudged
-# by 1e-7 of themselves. Alone as in a group, that moves those of 0 and 2 by up to 3 %:
-# what Adam makes of them, rounding decides.
-_STABLE = (1, 3, 5)
-
 
 @pytest.fixture(scope="module")
 def model():
-    """The smallest model, as if it had been loaded."""
-    return tiny.make_model(num_iterations=4, check_every=1, patience=1, augmentations=2)
+    """The smallest model, as if it had been loaded; it learns in short steps.
+
+    Long ones make of rounding, where a second moment is nearly zero, another head.
+    """
+    rates = dict.fromkeys(
+        ("generator_learning_rate", "discriminator_learning_rate"), 2e-4
+    )
+    rule = {"num_iterations": 4, "check_every": 1, "patience": 1}
+    return tiny.make_model(shallow=True, augmentations=2, **rule, **rates)
 
 
 def _alone(model, person, **options):
@@ -51,12 +53,12 @@ def test_a_person_among_others_becomes_the_same_head_as_alone(model):
     """Side by side on each of four devices: own Adam, averages, norms and warps."""
     assert jax.local_device_count() == 4
     # One group of eight, of whom five are copies.
-    people = {f"p{seed}": tiny.make_person(seed, 1) for seed in _STABLE}
+    people = {f"p{seed}": tiny.make_person(seed, 1) for seed in range(3)}
     heads = dict(fine_tune_many(model, people.items(), seed=3, per_device=2))
     assert set(heads) == set(people)
     for name, person in people.items():
         _assert_same_head(heads[name], _alone(model, person, seed=3))
-    assert np.abs(heads["p1"].psi - heads["p3"].psi).max() > 1e-3  # not one for all
+    assert np.abs(heads["p1"].psi - heads["p2"].psi).max() > 1e-3  # not one for all
 
 
 def test_on_the_cpu_people_come_one_after_the_other(model):

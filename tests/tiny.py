@@ -16,21 +16,27 @@ from flax_heads.state import Adam, Networks, init_state, make_networks
 
 SIZE = 16
 NUM_VIDEOS = 10
-NETWORKS = make_networks(
-    embedder={"channels": (8, 16, 16), "attention_after": 2},
-    generator={
+_PARTS = {
+    "embedder": {"channels": (8, 16, 16), "attention_after": 2},
+    "generator": {
         "channels": (8, 16),
         "num_residual_blocks": 1,
         "attention_after": 1,
         "up_attention_after": None,
     },
-    discriminator={"channels": (8, 16, 16), "attention_after": 2},
-)
+    "discriminator": {"channels": (8, 16, 16), "attention_after": 2},
+}
+NETWORKS = make_networks(**_PARTS)
 # One block each and one attention, for what does not depend on depth.
 ONE_BLOCK = {"channels": (8,), "attention_after": None}
 UP_AND_DOWN = ONE_BLOCK | {"num_residual_blocks": 0, "up_attention_after": None}
 WITH_ATTENTION = ONE_BLOCK | {"attention_after": 1}
 SHALLOW_NETWORKS = make_networks(WITH_ATTENTION, UP_AND_DOWN, ONE_BLOCK)
+_SHALLOW_PARTS = {
+    "embedder": WITH_ATTENTION,
+    "generator": UP_AND_DOWN | {"num_residual_blocks": 1},
+    "discriminator": ONE_BLOCK,
+}
 GENERATOR_ADAM = Adam(1e-3)
 DISCRIMINATOR_ADAM = Adam(2e-3)
 WEIGHTS = LossWeights(pixel=10.0)
@@ -61,18 +67,18 @@ def make_state(seed: int = 0, networks: Networks = NETWORKS):
 new_state = jax.jit(make_state, static_argnames="networks")
 
 
-def make_model(**fine_tune):
-    """The smallest model, as if it had been loaded; fields of its config's `fine_tune`."""
+def make_model(shallow: bool = False, **fine_tune):
+    """The smallest model, as if it had been loaded.
+
+    Args:
+      shallow: of one block each, which compiles the soonest.
+      fine_tune: fields of its config's `fine_tune`.
+    """
     config = common.paper()
     config.size = SIZE
-    config.model.embedder.update(channels=(8, 16, 16), attention_after=2)
-    config.model.discriminator.update(channels=(8, 16, 16), attention_after=2)
-    config.model.generator.update(
-        channels=(8, 16),
-        num_residual_blocks=1,
-        attention_after=1,
-        up_attention_after=None,
-    )
+    parts = _SHALLOW_PARTS if shallow else _PARTS
+    for name, attributes in parts.items():
+        config.model[name].update(attributes)
     config.loss.update(pixel=10.0)
     config.fine_tune.update(
         generator_learning_rate=2e-3,
