@@ -153,12 +153,26 @@ def _start(workdir, steps):
         f"train(tiny_config({steps}), sys.argv[1])"
     )
     environment = os.environ | {"PYTHONPATH": str(ROOT)}
-    return subprocess.Popen(
+    process = subprocess.Popen(
         [sys.executable, "-c", code, str(workdir)],
         cwd=ROOT,
         env=environment,
         stderr=subprocess.DEVNULL,
     )
+    _STARTED.append(process)
+    return process
+
+
+_STARTED: list[subprocess.Popen] = []
+
+
+@pytest.fixture(autouse=True)
+def _none_is_left_behind():
+    yield
+    while _STARTED:
+        process = _STARTED.pop()
+        process.kill()
+        process.wait()
 
 
 def _finished_checkpoints(workdir) -> list[int]:
