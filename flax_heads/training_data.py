@@ -133,9 +133,10 @@ def trained_on(source: str | pathlib.Path) -> frozenset[str]:
 
 def _noted(run):
     try:
-        return safe_files.read_json(pathlib.Path(run, _DATA))
+        noted = safe_files.read_json(pathlib.Path(run, _DATA))
     except (OSError, ValueError):
         return {}
+    return noted if isinstance(noted, dict) else {}
 
 
 def _videos(data: Episodes) -> dict[str, int | str]:
