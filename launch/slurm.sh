@@ -24,6 +24,10 @@ for ((i = 1; i <= $#; i++)); do
 	--workdir) next=$((i + 1)) && workdir=${!next-} ;;
 	esac
 done
+if [[ -z $workdir ]]; then
+	echo "flax-heads: give --workdir=DIR, which the checkpoints and this script need" >&2
+	exit 2
+fi
 newest() { ls "$workdir/checkpoints" 2>/dev/null | grep -x '[0-9]*' | sort -n | tail -1; }
 before=$(newest)
 rm -f "$workdir/failed.txt"

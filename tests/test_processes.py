@@ -263,6 +263,13 @@ def test_slurm_queues_again_what_may_get_on(
     assert (tmp_path / "queued").exists() == requeued
 
 
+def test_slurm_script_asks_for_a_workdir():
+    """Without one it would look for its files in the root of the file system."""
+    command = [ROOT / "launch" / "slurm.sh", "--config=c.py"]
+    done = subprocess.run(command, capture_output=True, text=True)
+    assert done.returncode == 2 and "--workdir=DIR" in done.stderr
+
+
 @pytest.mark.parametrize("how", ["node0", "node0:99", "node0:99,2"])
 def test_a_wrong_place_among_processes_is_told(how):
     with pytest.raises(InputError, match="HOST:PORT,RANK/COUNT"):
