@@ -20,6 +20,7 @@ import gc
 import json
 import logging
 import pathlib
+import re
 import sys
 from collections.abc import Callable, Iterator
 from typing import Any
@@ -35,6 +36,8 @@ from flax_heads.console import log
 BEST_BY = "held_out/l1"  # the smaller the better
 # What a file that is gone or cut answers; other errors are the storage's.
 _DAMAGE = (None, errno.ENOENT, errno.ENOTDIR, errno.EISDIR)
+# TensorStore ends its messages with [key='value']: the spec alone fills a page.
+_NOTES = re.compile(r" \[[\w ]+='")
 
 
 class Damaged(Exception):
@@ -165,6 +168,7 @@ def reason(error: Exception) -> str:
     if isinstance(error, OSError) and error.strerror:
         return error.strerror
     line = " ".join(str(error).split()) or type(error).__name__
+    line = _NOTES.split(line)[0]
     return line if len(line) <= 160 else f"{line[:60]} ... {line[-90:]}"
 
 

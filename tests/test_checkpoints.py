@@ -13,6 +13,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+import tensorstore
 
 from data_pipeline.errors import InputError
 from flax_heads import checkpoints, integrity, parallel, saved_steps, spectral
@@ -297,6 +298,17 @@ def test_other_config_and_other_code_are_named(copy, messages, monkeypatch):
     message = str(error.value)
     assert "optimizer.eps: 1e-05 -> 0.001" in message and "-> 99" in message
     assert "num_train_steps" not in message
+
+
+def test_the_reason_of_a_failed_save_is_what_the_system_said(tmp_path):
+    """TensorStore puts its cause before a page of settings."""
+    (tmp_path / "file").touch()
+    store = {"driver": "file", "path": str(tmp_path / "file" / "array")}
+    spec = {"driver": "zarr", "kvstore": store, "metadata": {"shape": [8]}}
+    with pytest.raises(Exception) as error:
+        tensorstore.open(spec, create=True, dtype="float32").result()
+    assert "tensorstore_spec" in str(error.value) and len(str(error.value)) > 500
+    assert saved_steps.reason(error.value).endswith("Not a directory")
 
 
 # Saves step 1, then fills what it may write, then saves step 2.
