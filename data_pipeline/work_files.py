@@ -63,15 +63,17 @@ def alone(data_dir: pathlib.Path) -> Iterator[None]:
     Where the storage knows no locks, there is none.
 
     Raises:
-      InputError: `busy`: another process has the folder.
+      InputError: `busy`: another process has the folder; `unwritable`.
     """
     path = data_dir / ".prepare.lock"
     try:
         data_dir.mkdir(parents=True, exist_ok=True)
         file = path.open("w")
-    except OSError:  # whoever writes the first file there says what is wrong
-        yield
-        return
+    except OSError as error:
+        raise InputError(
+            f"{data_dir}: cannot be written to ({error.strerror}); name a folder that can",
+            reason="unwritable",
+        ) from error
     with file:
         try:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)

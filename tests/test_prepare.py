@@ -412,6 +412,14 @@ def test_a_second_one_in_the_same_folder_is_refused(corpus, tmp_path):
     assert not any(tmp_path.iterdir())
 
 
+def test_a_folder_that_cannot_be_made_is_told_before_any_work(corpus, tmp_path):
+    (tmp_path / "file").touch()
+    with pytest.raises(
+        InputError, match=r"file/data: cannot be written to \(Not a dir"
+    ):
+        _prepare(corpus, tmp_path / "file/data")
+
+
 def test_a_beam_runner_makes_the_same_records_and_resumes(
     corpus, tmp_path, monkeypatch
 ):
