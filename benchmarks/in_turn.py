@@ -101,17 +101,20 @@ def compare(candidates: dict[str, Sequence[str]], rounds: int) -> list[dict[str,
 
 
 def _answer(process: subprocess.Popen) -> dict | None:
-    line = process.stdout.readline()
-    return json.loads(line) if line else None
+    for line in process.stdout:
+        if line.startswith("{"):
+            return json.loads(line)
+        print(line, end="", file=sys.stderr)  # a library's, from before `serve`
+    return None
 
 
 def _peak_memory_mib() -> float:
     """Of the accelerator where there is one, else of this process."""
-    if "jax" in sys.modules:
-        statistics_ = sys.modules["jax"].devices()[0].memory_stats()
-        if statistics_:
-            return statistics_["peak_bytes_in_use"] / 2**20
     torch = sys.modules.get("torch")
     if torch and torch.cuda.is_available():
         return torch.cuda.max_memory_allocated() / 2**20
+    if "jax" in sys.modules and not torch:
+        statistics_ = sys.modules["jax"].devices()[0].memory_stats()
+        if statistics_:
+            return statistics_["peak_bytes_in_use"] / 2**20
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**10

@@ -33,14 +33,14 @@ def main() -> None:
         return
     ours = {f"flax-heads {dtype}": dtype for dtype in ("float32", "bfloat16")}
     candidates = torch_side.candidates(flags, "benchmarks.inference", ours)
-    peak = report.matmul_peak()
+    peaks = {name: report.matmul_peak(dtype) for name, dtype in ours.items()}
     rows = in_turn.compare(candidates, flags.rounds)
     frames = flags.batches * flags.batch_size
-    report.add_rates(rows, frames, "frames_per_s", peak)
+    report.add_rates(rows, frames, "frames_per_s", peaks)
     about = {
         "config": flags.config,
         "size, batch": (report.config_of(flags).size, flags.batch_size),
-        "float32 matmul peak, GFLOP/s": peak / 1e9,
+        "matmul peaks, GFLOP/s": [round(peak / 1e9) for peak in peaks.values()],
         **report.machine(),
     }
     report.show("drawing frames", rows, about, flags.json)

@@ -8,7 +8,7 @@ import os
 import pathlib
 import platform
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import jax
@@ -16,7 +16,9 @@ import jax.numpy as jnp
 import numpy as np
 from ml_collections import ConfigDict
 
-from flax_heads import info
+from flax_heads import config_file
+
+_LOAD_BEFORE = os.getloadavg()[0]  # of the minute before this program
 
 
 def add_flags(parser: argparse.ArgumentParser) -> None:
@@ -32,7 +34,7 @@ def add_config_flags(parser: argparse.ArgumentParser) -> None:
 
 def config_of(flags: argparse.Namespace) -> ConfigDict:
     """The config to be measured; its content loss is the pixel pyramid, without files."""
-    config = info.load_config(flags.config)
+    config = config_file.load(flags.config)
     config.size = flags.size or config.size
     config.loss.pixel = 10.0
     config.perceptual.update(vgg19=0.0, vggface=0.0, face_id=0.0)
@@ -45,7 +47,7 @@ def machine() -> dict[str, Any]:
         "device": f"{jax.device_count()} x {device.device_kind}",
         "cpu": _cpu_name(),
         "cores": len(os.sched_getaffinity(0)),
-        "load_before": round(os.getloadavg()[0], 2),
+        "load_before": round(_LOAD_BEFORE, 2),
         "python": platform.python_version(),
         "jax": jax.__version__,
     }
@@ -74,21 +76,27 @@ def matmul_peak(dtype: str = "float32") -> float:
     return 2 * n**3 / min(seconds)
 
 
-def add_rates(rows: Sequence[dict[str, Any]], things: int, name: str, peak: float = 0):
+def add_rates(
+    rows: Sequence[dict[str, Any]],
+    things: int,
+    name: str,
+    peaks: Mapping[str, float] | None = None,
+) -> None:
     """Adds what was done in a second, and the share of the machine's peak.
 
     Args:
       rows: of `in_turn.compare`; those with "seconds" are changed.
       things: done in one timed run.
       name: of the column, "images_per_s" for example.
-      peak: FLOP/s of `matmul_peak`, for rows that have "flops".
+      peaks: a row's name -> FLOP/s that its devices can do, by `matmul_peak`; for rows
+        that have "flops".
     """
     for row in rows:
         flops = row.pop("flops", None)
         if row.get("seconds"):
             row[name] = things / row["seconds"]
-            if flops and peak:
-                row["share_of_peak"] = flops / row["seconds"] / peak
+            if flops and peaks:
+                row["share_of_peak"] = flops / row["seconds"] / peaks[row["name"]]
 
 
 def show(

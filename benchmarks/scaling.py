@@ -30,7 +30,10 @@ def main() -> None:
     parser.add_argument("--plan-config", default="configs/voxceleb2.py")
     parser.add_argument("--per-device-batch", type=int, default=8)
     parser.add_argument(
-        "--tflops", type=float, default=400.0, help="that a device achieves; assumed"
+        "--tflops",
+        type=float,
+        help="that a device achieves; by default 400 in bfloat16, 200 in float32 (two "
+        "fifths of what an H100 is rated at)",
     )
     parser.add_argument("--node", type=int, default=8, help="devices in a node")
     parser.add_argument(
@@ -86,10 +89,9 @@ def _train(steps: int) -> None:
     import numpy as np
 
     from benchmarks.step import make_batch
-    from flax_heads import parallel, recipe
-    from flax_heads.info import load_config
+    from flax_heads import config_file, parallel, recipe
 
-    config = load_config("configs/synthetic.py:small")
+    config = config_file.load("configs/synthetic.py:small")
     config.update(size=32, batch_size=_BATCH)
     mesh = parallel.make_mesh()
     state = parallel.jit_init(functools.partial(recipe.new_state, config, 128), mesh)
@@ -106,19 +108,20 @@ def _train(steps: int) -> None:
 def _show_plan(flags: argparse.Namespace) -> None:
     import jax
 
-    from flax_heads import parallel, recipe
-    from flax_heads.info import count_flops, count_parameters, load_config
+    from flax_heads import config_file, parallel, recipe
+    from flax_heads.info import count_parameters, count_step_flops
 
-    config = load_config(flags.plan_config)
+    config = config_file.load(flags.plan_config)
     config.perceptual.update(vgg19=0.0, vggface=0.0, face_id=0.0)
     config.batch_size = 1
     state = jax.eval_shape(functools.partial(recipe.new_state, config, 128))
     batch = parallel.abstract_batch(1, config.num_support, config.size)
-    flops = count_flops(recipe.meta_step(config), state, batch)
+    flops = count_step_flops(config, state, batch)
     if not flops:
         raise SystemExit("the plan needs JAX's CPU backend to count FLOPs")
     flops *= flags.per_device_batch
-    compute = flops / (flags.tflops * 1e12)
+    tflops = flags.tflops or (400.0 if config.model.dtype == "bfloat16" else 200.0)
+    compute = flops / (tflops * 1e12)
     # Gradients of E, G and P once, of V for each of its updates; float32.
     updates = config.optimizer.discriminator_updates
     parameters = count_parameters(state.generator.params)
@@ -153,7 +156,8 @@ def _show_plan(flags: argparse.Namespace) -> None:
     about = {
         "config": flags.plan_config,
         "FLOPs of a device's step, T": flops / 1e12,
-        "assumed TFLOP/s": flags.tflops,
+        "not in them": "the perceptual networks (VGG19 and VGGFace of an episode: 0.26)",
+        "assumed TFLOP/s": f"{tflops:g} (config.model.dtype={config.model.dtype})",
         "assumed GB/s inside, between nodes": flags.gb_per_s,
     }
     report.show("what a cluster would cost (not measured)", rows, about)

@@ -2,7 +2,8 @@
 
 The same networks, losses and batch, and the same precision unless `--torch-dtype` says
 otherwise; the content loss is the pixel pyramid, which both have. Compiling is timed
-apart. `--torch-python` names an environment that has PyTorch, if this one has not.
+apart. Beside PyTorch ours takes one device, without it all. `--torch-python` names an
+environment that has PyTorch, if this one has not.
 """
 
 from __future__ import annotations
@@ -11,9 +12,12 @@ import argparse
 import functools
 import time
 
+import jax
 import numpy as np
 
 from benchmarks import in_turn, report, torch_side
+from data_pipeline.errors import InputError
+from flax_heads import parallel, recipe
 
 
 def main() -> None:
@@ -33,31 +37,34 @@ def main() -> None:
     flags.torch_dtype = flags.torch_dtype or flags.dtype
     if torch_side.serves(flags, serve_jax, serve_torch):
         return
+    config, devices = _config(flags), _devices(flags)
+    mesh = parallel.make_mesh(devices)
+    try:
+        parallel.check_batch_size(mesh, config.batch_size, config.accumulate)
+    except InputError as error:
+        parser.error(str(error))
     candidates = torch_side.candidates(flags, "benchmarks.step", {"flax-heads": "jax"})
     peak = report.matmul_peak(flags.dtype)
     rows = in_turn.compare(candidates, flags.rounds)
-    config = _config(flags)
     images = config.batch_size * (config.num_support + 1)
-    report.add_rates(rows, images, "images_per_s", peak)
+    report.add_rates(rows, images, "images_per_s", {"flax-heads": peak * len(devices)})
     about = {
         "config": flags.config,
         "size, batch, K": (config.size, config.batch_size, config.num_support),
+        "devices": len(devices),
         "dtype": flags.dtype,
         **({"dtype of PyTorch": flags.torch_dtype} if flags.torch else {}),
-        "matmul peak, GFLOP/s": peak / 1e9,
+        "matmul peak of a device, GFLOP/s": peak / 1e9,
         **report.machine(),
     }
     report.show("meta-training step", rows, about, flags.json)
 
 
 def serve_jax(flags: argparse.Namespace) -> None:
-    import jax
-
-    from flax_heads import parallel, recipe
-    from flax_heads.info import count_flops
+    from flax_heads.info import count_step_flops
 
     config = _config(flags)
-    mesh = parallel.make_mesh()
+    mesh = parallel.make_mesh(_devices(flags))
     init = functools.partial(recipe.new_state, config, flags.num_videos)
     state = parallel.jit_init(init, mesh)
     batch = next(parallel.place_batches(iter([make_batch(config)]), mesh))
@@ -76,7 +83,7 @@ def serve_jax(flags: argparse.Namespace) -> None:
         run,
         {
             "compile_s": seconds,
-            "flops": count_flops(recipe.meta_step(config), state, batch),
+            "flops": count_step_flops(config, state, batch),
             "buffers_mib": memory.temp_size_in_bytes / 2**20 if memory else None,
         },
     )
@@ -123,6 +130,11 @@ def _config(flags: argparse.Namespace):
     config.accumulate = flags.accumulate
     config.model.update(dtype=flags.dtype, remat=flags.remat)
     return config
+
+
+def _devices(flags: argparse.Namespace) -> list[jax.Device]:
+    """All of this machine; beside PyTorch, which takes one, the first."""
+    return jax.devices()[:1] if flags.torch else jax.devices()
 
 
 def make_batch(config) -> dict[str, np.ndarray]:

@@ -9,7 +9,7 @@ import argparse
 import sys
 
 from benchmarks import in_turn, report
-from flax_heads.info import load_config
+from flax_heads import config_file
 
 
 def main() -> None:
@@ -20,9 +20,9 @@ def main() -> None:
         "--num-videos", type=int, nargs="+", default=[10**3, 10**4, 10**5, 10**6]
     )
     flags = parser.parse_args()
-    config = load_config(flags.config)
+    config = config_file.load(flags.config)
     shared = [f"--config={flags.config}", f"--batch-size={config.batch_size}"]
-    shared += [f"--num-support={config.num_support}", "--serve=jax"]
+    shared += [f"--num-support={config.num_support}", "--torch", "--serve=jax"]
     command = [sys.executable, "-m", "benchmarks.step", *shared]
     candidates = {f"{m:,}": [*command, f"--num-videos={m}"] for m in flags.num_videos}
     rows = in_turn.compare(candidates, flags.rounds)
