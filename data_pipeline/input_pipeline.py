@@ -8,6 +8,7 @@ from __future__ import annotations
 import atexit
 import contextlib
 import logging
+import math
 import os
 import weakref
 from collections.abc import Iterable, Iterator
@@ -72,7 +73,8 @@ class Records:
           data_dir: as given to `prepare`, or the folder of one dataset in it.
           split: `train` or `test`.
           max_damaged: share of the videos, in [0, 1), that may turn out to be damaged;
-            one more is an error.
+            one more is an error. So is a share of those met so far that is larger
+            beyond chance: one of many processes meets few of all.
 
         Raises:
           InputError: as `prepared.open_split`, or too much damage.
@@ -86,7 +88,9 @@ class Records:
         self.frames_per_video = prepared.frames_per_video
         self.damaged: dict[str, str] = {}
         self.num_replaced = 0
-        self._max_damaged = int(max_damaged * self.num_videos)
+        self._max_damaged = max_damaged
+        self._met: set[int] = set()
+        self._num_met_damaged = 0
         self._undecodable: set[tuple[int, int]] = set()  # (position, video)
         self._refuse_damaged_shards()
 
@@ -209,15 +213,26 @@ class Records:
         video = self.videos[index]
         if video not in self.damaged:
             self.damaged[video] = problem
+            self._num_met_damaged += 1
             _log.warning("%s is left out: %s", video, problem)
         self._check_damage(problem)
 
     def _check_damage(self, problem: str) -> None:
-        if len(self.damaged) > self._max_damaged:
+        allowed = int(self._max_damaged * self.num_videos)
+        if len(self.damaged) > allowed:
             raise InputError(
                 f"{self.path}: {len(self.damaged)} of the {self.num_videos} videos of "
-                f"the split {self.split} are damaged, max_damaged allows "
-                f"{self._max_damaged}; the last: {problem}",
+                f"the split {self.split} are damaged, max_damaged allows {allowed}; the "
+                f"last: {problem}",
+                reason="too_damaged",
+            )
+        expected = self._max_damaged * len(self._met)
+        if self._num_met_damaged > expected + 4 * math.sqrt(expected) + 4:
+            raise InputError(
+                f"{self.path}: {self._num_met_damaged} of the first {len(self._met)} "
+                f"videos that this process read of the split {self.split} are damaged, "
+                f"far more than the {self._max_damaged:.1%} that max_damaged allows; "
+                f"the last: {problem}",
                 reason="too_damaged",
             )
 
@@ -234,6 +249,7 @@ class Records:
 
     def _read(self, index: int, landmarks: bool = False) -> dict[str, Any] | None:
         """A record; None, and a note, if it is damaged."""
+        self._met.add(index)
         try:
             example = self._prepared.read(index, landmarks)
             if landmarks and not np.isfinite(example["landmarks"]).all():

@@ -13,6 +13,7 @@ import dataclasses
 import hashlib
 import json
 import pathlib
+import zlib
 from collections.abc import Iterator, Sequence
 from typing import Any
 
@@ -178,6 +179,10 @@ def draw(
     `corrections`, also the fine-tuned frames after so many rounds.
     """
     photos, points = case.photos[:shots], case.photo_landmarks[:shots]
+
+    tuning = model.config.fine_tune
+    if tuning.random_psi or tuning.random_w:  # other noise for everyone
+        seed = zlib.crc32(f"{seed} {case.video}".encode())
 
     wanted = {"": landmarks} | ({ORACLE: case.landmarks} if case.driver else {})
 

@@ -99,7 +99,7 @@ def as_markdown(report: dict[str, Any]) -> str:
     in_loss = "was" if report["csim_dlib_network_in_loss"] else "was not"
     lines += [
         "",
-        "Bold: the best of its T. 95 % intervals (bootstrap over videos) are in "
+        "Bold: the best of its T. 95 % intervals (Student's t over people) are in "
         "`report.json`. L1 of frames in [0, 1]; landmark error: from dlib's points in "
         "the true frame to those in the drawn one, over the distance between the eyes, "
         "where it finds a face in both; flicker and jitter: of the error, between "

@@ -16,10 +16,10 @@ from flax_heads.console import log
 from flax_heads.evaluation_markdown import PAPER, PAPER_COLUMNS, as_markdown
 from flax_heads.figures import contact_sheet
 from flax_heads.frechet import frechet_distance, kernel_distance
+from flax_heads.metrics import mean_interval
 from flax_heads.scores import METHODS, METRICS
 
 _GRID_PEOPLE = 6
-_RESAMPLES = 1000
 _MAX_PSNR = 100.0  # dB; equal frames have an infinite one
 # Metrics of one set of frames against another: no mean over videos.
 _SET_METRICS = {"frechet": frechet_distance, "kernel": kernel_distance}
@@ -114,12 +114,16 @@ def _summary(settings, scores, per_video) -> list[dict]:
         for method in _methods(scores):
             rows = [r for r in per_video if (r["shots"], r["method"]) == (t, method)]
             row: dict[str, Any] = {"shots": t, "method": method, "videos": len(rows)}
+            row["people"] = len({r["identity"] for r in rows})
             row["frames"] = len(rows) * settings["frames_per_video"]
             for name in METRICS:
                 if name in rows[0]:
-                    values = [r[name] for r in rows if r[name] is not None]
+                    some = [r for r in rows if r[name] is not None]
+                    values = [r[name] for r in some]
                     row[name] = _mean(values)
-                    row[f"{name}_ci95"] = _interval(values)
+                    row[f"{name}_ci95"] = mean_interval(
+                        values, [r["identity"] for r in some]
+                    )
             row |= _set_distances([a for (s, _), a in scores.items() if s == t], method)
             results.append(row)
     return results
@@ -144,16 +148,6 @@ def _mean(values: Sequence[float]) -> float | None:
     values = np.asarray(values, np.float64)
     values = values[np.isfinite(values)]
     return float(values.mean()) if len(values) else None
-
-
-def _interval(values: Sequence[float]) -> list[float] | None:
-    """95 % interval of the mean by bootstrap over videos."""
-    if len(values) < 2:
-        return None
-    rng = np.random.default_rng(0)
-    chosen = rng.integers(0, len(values), (_RESAMPLES, len(values)))
-    means = np.asarray(values)[chosen].mean(1)
-    return [float(x) for x in np.percentile(means, (2.5, 97.5))]
 
 
 def _seconds(scores: Scores) -> dict[str, float]:

@@ -1,16 +1,18 @@
 """How far drawn frames are from the true ones: pixels, structure, time, landmarks.
 
 Every function gives one number per frame, so that the caller averages over a video
-first and takes its confidence intervals over videos.
+first and takes its confidence intervals over people (`mean_interval`).
 """
 
 from __future__ import annotations
 
 import functools
+from collections.abc import Sequence
 
 import jax
 import jax.numpy as jnp
 import numpy as np
+import scipy.stats
 from PIL import Image
 
 from data_pipeline import geometry
@@ -242,3 +244,26 @@ def _blur(maps: jax.Array) -> jax.Array:
         )
         maps = functools.reduce(jnp.add, slices)
     return maps
+
+
+def mean_interval(values: Sequence[float], people: Sequence[str]) -> list[float] | None:
+    """95 % interval of a mean over videos, of which some may be of one person.
+
+    Student's t over people: what the videos of one have in common counts once. (With 8
+    people a bootstrap of the mean has 88 %, with 3 of them 75 %.)
+
+    Args:
+      values: one for each video.
+      people: whose video it is.
+
+    Returns:
+      [low, high]; None for fewer than two people.
+    """
+    values, names = np.asarray(values, float), np.unique(np.asarray(people, str))
+    n, mean = len(names), values.mean() if len(values) else 0.0
+    if n < 2:
+        return None
+    sums = [(values - mean)[np.asarray(people, str) == name].sum() for name in names]
+    variance = n / (n - 1) * np.square(sums).sum() / len(values) ** 2
+    half = scipy.stats.t.ppf(0.975, n - 1) * np.sqrt(variance)
+    return [float(mean - half), float(mean + half)]

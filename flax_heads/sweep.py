@@ -20,10 +20,12 @@ from configs.variants import VARIANTS
 from data_pipeline.errors import InputError
 from flax_heads.console import log
 from flax_heads.evaluation_markdown import number
+from flax_heads.metrics import mean_interval
 from flax_heads.scores import METHODS, METRICS
 from flax_heads.train import EXIT_PREEMPTED
 
 _INTERRUPTED = 130  # what the commands answer to Ctrl-C
+_TUNING_FLAG = "--config.fine_tune."
 _TABLE_METRICS = ("l1", "ssim", "csim_dlib", "nme", "no_face", "frechet_dlib")
 
 
@@ -66,6 +68,7 @@ def plan(
       InputError: a variant that is neither.
     """
     python = [sys.executable, "-m"]
+    shared = [_as_tuning(f) for f in train_flags if f.startswith(_TUNING_FLAG)]
     runs = []
     for name in variants:
         names, fields, tuning = _parts(name)
@@ -80,6 +83,8 @@ def plan(
         train += [f"--config.{field}" for field in fields]
         evaluate = [*python, "flax_heads.cli", "evaluate", f"--model={model}"]
         evaluate += [f"--output={folder}", *evaluate_flags]
+        # A finished training keeps the fields that it was trained with.
+        tuning = [*shared, *tuning]
         if tuning:
             evaluate += ["--fine-tune", *tuning]
         runs.append(Run(name, model, train, evaluate, folder / "report.json"))
@@ -172,8 +177,14 @@ def jobs(runs: Sequence[Run]) -> list[str]:
 
 
 def table(runs: Sequence[Run], failed: set[str] = frozenset()) -> str:
-    """Markdown: each variant's metrics, as far as it has been evaluated."""
+    """Markdown: each variant's metrics, as far as it has been evaluated.
+
+    The last column compares with the first variant, video by video: the mean difference
+    in L1, and its 95 % interval over people.
+    """
     titles = [METRICS[m][0] + (" ↑" if METRICS[m][1] else " ↓") for m in _TABLE_METRICS]
+    titles.append(f"L1 less that of {runs[0].name}" if runs else "")
+    first: dict[tuple, dict] = {}
     lines = ["| variant | T | method | " + " | ".join(titles) + " |"]
     lines.append("|---" * (len(titles) + 3) + "|")
     for one in runs:
@@ -181,11 +192,35 @@ def table(runs: Sequence[Run], failed: set[str] = frozenset()) -> str:
             state = "failed" if one.name in failed else "not run"
             lines.append(f"| {one.name} | | {state} |" + " |" * len(titles))
             continue
-        for row in json.loads(one.report.read_text())["results"]:
+        report = json.loads(one.report.read_text())
+        scores = {(r["shots"], r["method"], r["video"]): r for r in report["per_video"]}
+        if one is runs[0]:
+            first = scores
+        for row in report["results"]:
             cells = [number(m, row.get(m)) for m in _TABLE_METRICS]
+            cells.append(_difference(scores, first, row["shots"], row["method"]))
             start = f"| {one.name} | {row['shots']} | {METHODS[row['method']]} | "
             lines.append(start + " | ".join(cells) + " |")
     return "\n".join(lines) + "\n"
+
+
+def _difference(scores: dict, others: dict, shots: int, method: str) -> str:
+    """Of the videos that both have; "-" where there is nothing to compare."""
+    both = [k for k in scores if k[:2] == (shots, method) and k in others]
+    if scores is others or not both:
+        return "-"
+    differences = [scores[k]["l1"] - others[k]["l1"] for k in both]
+    text = f"{sum(differences) / len(differences):+.4f}"
+    interval = mean_interval(differences, [scores[k]["identity"] for k in both])
+    return f"{text} ({interval[0]:+.4f} to {interval[1]:+.4f})" if interval else text
+
+
+def _as_tuning(flag: str) -> str:
+    """`--config.fine_tune.FIELD=VALUE` as `evaluate --fine-tune` takes it."""
+    name, _, value = flag.removeprefix(_TUNING_FLAG).partition("=")
+    if value.lower() in ("true", "false", ""):  # as flags may be written
+        value = str(value.lower() != "false")
+    return f"{name}={value}"
 
 
 def _parts(variant: str) -> tuple[list[str], list[str], list[str]]:

@@ -81,6 +81,13 @@ def train(config: ConfigDict, workdir: str | pathlib.Path) -> TrainState:
     init = functools.partial(recipe.new_state, config, data.num_videos)
     state = _restore_or_init(config, config_json, init, mesh, workdir)
     first_step = int(state.step)
+    if first_step >= config.num_train_steps and _saved(workdir):
+        log.info(
+            "%s: all %d steps are done (at step %d): nothing to do, and its config stays "
+            "as it is",
+            *(workdir, config.num_train_steps, first_step),
+        )
+        return state
     shapes = parallel.abstract_batch(config.batch_size, config.num_support, config.size)
     step_fn = parallel.compile_step(recipe.meta_step(config), mesh, state, shapes)
     log_run(config, data, held_out, mesh, state, step_fn)
@@ -154,7 +161,7 @@ def train(config: ConfigDict, workdir: str | pathlib.Path) -> TrainState:
             if stopping:
                 break
         # No step was left to make: another run's state, or its networks, were asked for.
-        if first_step >= config.num_train_steps and manager.latest_step() is None:
+        if first_step >= config.num_train_steps:
             checkpoints.save(manager, first_step, state, config_json)
         now("waiting for the last save")
     writer.close()
@@ -162,6 +169,11 @@ def train(config: ConfigDict, workdir: str | pathlib.Path) -> TrainState:
         log.warning("told to stop: saved step %d, run again to resume", done)
         raise SystemExit(EXIT_PREEMPTED)
     return state
+
+
+def _saved(workdir: pathlib.Path) -> bool:
+    steps = saved_steps.newest_first(saved_steps.folder_of(workdir))
+    return bool(saved_steps.as_first_process(steps))
 
 
 def _restore_or_init(config, config_json, init, mesh, workdir):

@@ -10,6 +10,7 @@ import faulthandler
 import os
 import pathlib
 import signal
+import socket
 import sys
 import threading
 import time
@@ -84,8 +85,9 @@ class Watchdog:
     """Ends the process when one and the same thing takes too long: a hang, with a reason.
 
     Called with what is begun ("waiting for the next batch"), it starts its clock anew.
-    When the clock runs out, it leaves all threads' stacks in `stalled.txt`, says in one
-    line what was waited for, and exits with EXIT_STALLED. It runs beside the main
+    When the clock runs out, it leaves all threads' stacks in `stalled.txt`, one of several
+    processes in `stalled_<its number>.txt`, says in one line what was waited for, and
+    exits with EXIT_STALLED. It runs beside the main
     thread, which may be anywhere, so nothing is saved and no `finally` runs.
     """
 
@@ -93,6 +95,10 @@ class Watchdog:
         """A limit of 0 seconds never ends anything."""
         self._limit, self._folder = seconds, pathlib.Path(workdir)
         self._doing = ("starting", time.monotonic())
+        self._name, self._who = "stalled.txt", ""
+        if jax.process_count() > 1:
+            self._name = f"stalled_{jax.process_index()}.txt"
+            self._who = f"process {jax.process_index()} on {socket.gethostname()}: "
         self._over = threading.Event()
         self._thread = threading.Thread(target=self._watch, daemon=True)
 
@@ -124,7 +130,7 @@ class Watchdog:
                 self._stop(doing)
 
     def _stop(self, doing):
-        path = self._folder / "stalled.txt"
+        path = self._folder / self._name
         try:
             with path.open("w") as file:
                 faulthandler.dump_traceback(file, all_threads=True)
@@ -132,7 +138,8 @@ class Watchdog:
         except OSError:
             faulthandler.dump_traceback(sys.__stderr__, all_threads=True)
             where = ""
-        message = f"flax-heads: stalled: {doing} for more than {self._limit:g} s{where}"
+        limit = f"for more than {self._limit:g} s"
+        message = f"flax-heads: {self._who}stalled: {doing} {limit}{where}"
         print(message, file=sys.stderr, flush=True)
         os._exit(EXIT_STALLED)
 

@@ -4,6 +4,7 @@ import itertools
 import json
 import subprocess
 import sys
+import types
 
 import numpy as np
 import pytest
@@ -189,3 +190,37 @@ def test_a_program_that_reads_and_ends_does_end(dataset):
     )
     done = subprocess.run([sys.executable, "-c", code], timeout=100)
     assert done.returncode == 5
+
+
+def test_one_of_many_processes_sees_that_too_much_is_damaged(dataset, monkeypatch):
+    """It meets a small part of the videos: a count of all would take it epochs."""
+    several = _records(dataset, max_damaged=0.01)
+    monkeypatch.setattr(several, "videos", [str(v) for v in range(100_000)])
+    read = []
+
+    def damaged_in_three(index, landmarks):
+        read.append(index)
+        if index % 3 == 0:
+            raise InputError("damaged")
+        return {"landmarks": np.zeros((1, 68, 2))}
+
+    monkeypatch.setattr(
+        several, "_prepared", types.SimpleNamespace(read=damaged_in_three)
+    )
+    with pytest.raises(InputError, match="videos that this process read") as caught:
+        list(several.examples(range(100_000)))
+    assert caught.value.reason == "too_damaged" and len(read) < 30
+
+
+def test_as_much_damage_as_is_allowed_stops_nothing(dataset, monkeypatch):
+    several = _records(dataset, max_damaged=0.01)
+    monkeypatch.setattr(several, "videos", [str(v) for v in range(100_000)])
+    damaged = set(np.random.default_rng(0).permutation(100_000)[:1000].tolist())
+
+    def read(index, landmarks):
+        if index in damaged:
+            raise InputError("damaged")
+        return {"landmarks": np.zeros((1, 68, 2))}
+
+    monkeypatch.setattr(several, "_prepared", types.SimpleNamespace(read=read))
+    assert len(list(several.examples(range(100_000)))) == 99_000

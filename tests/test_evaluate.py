@@ -136,7 +136,9 @@ def test_report_averages_over_videos_and_compares_sets(tmp_path):
     assert report["results"] == rows and len(report["per_video"]) == 8
     first = {(r["shots"], r["method"]): r for r in rows}
     assert first[1, "nearest"]["l1"] == pytest.approx(0.05)
-    assert first[1, "nearest"]["l1_ci95"] == pytest.approx([0, 0.1])
+    # Student's t of two people: 12.706 standard errors, of 0.05.
+    half = 12.7062 * 0.05
+    assert first[1, "nearest"]["l1_ci95"] == pytest.approx([0.05 - half, 0.05 + half])
     assert first[8, "ft"]["nme"] == pytest.approx(1.1)
     assert first[1, "nearest"]["frechet_dlib"] == pytest.approx(0, abs=1e-9)
     assert first[1, "ft"]["frechet_dlib"] == pytest.approx(3, rel=1e-6)

@@ -222,3 +222,16 @@ def test_the_largest_face_is_taken():
     scene[245:455, 245:455] = photo.resize((210, 210))
     points, found = metrics.detect_landmarks(scene[None])
     assert found[0] and points[0].max() < 240
+
+
+def test_intervals_hold_the_mean_as_often_as_they_say():
+    """Few people, and several videos of each, which have much in common."""
+    rng = np.random.default_rng(0)
+    people = np.repeat(list("abcd"), 3)
+    held = []
+    for _ in range(2000):
+        values = np.repeat(rng.normal(size=4), 3) + 0.5 * rng.normal(size=12)
+        low, high = metrics.mean_interval(values, people)
+        held.append(low < 0 < high)
+    assert 0.93 < np.mean(held) < 0.97
+    assert metrics.mean_interval(values[:3], people[:3]) is None

@@ -186,8 +186,8 @@ def test_two_processes_stop_together_and_outlive_a_hung_one(tmp_path, launch, st
     _wait_for_step(workdir, stopped_at + 1, two)
     two[1].send_signal(signal.SIGSTOP)
     assert two[0].wait(timeout=300) == EXIT_STALLED
-    assert "stalled: " in two[0].stderr.read()
-    assert "train.py" in (workdir / "stalled.txt").read_text()
+    assert "process 0 on " in (said := two[0].stderr.read()) and "stalled: " in said
+    assert "train.py" in (workdir / "stalled_0.txt").read_text()
 
     # One process alone reads what two have written, and sees what is damaged.
     newest = saved_steps.folder_of(workdir) / str(_saved(workdir)[0])

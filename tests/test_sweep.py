@@ -96,13 +96,40 @@ def test_table_says_what_was_not_run(tmp_path):
     runs = sweep.plan("configs/x.py", ["base", "k1", "k8"], tmp_path)
     runs[0].report.parent.mkdir(parents=True)
     row = {"shots": 8, "method": "ft", "l1": 0.0312, "nme": None}
-    runs[0].report.write_text(json.dumps({"results": [row]}))
+    runs[0].report.write_text(json.dumps({"results": [row], "per_video": []}))
     lines = sweep.table(runs, {"k1"}).splitlines()
     assert lines[2].startswith("| base | 8 | fine-tuned | 0.0312 | - |")
     assert lines[3].startswith("| k1 | | failed |")
     assert lines[4].startswith("| k8 | | not run |")
     # What is there of an earlier run is not what failed now.
     assert "| base | | failed |" in sweep.table(runs, {"base"})
+
+
+def test_table_compares_video_by_video(tmp_path):
+    runs = sweep.plan("configs/x.py", ["base", "k1"], tmp_path)
+    for run, l1 in zip(runs, [(0.1, 0.2, 0.6), (0.09, 0.18, 0.57)]):
+        rows = [
+            {"shots": 1, "method": "ft", "video": v, "identity": v, "l1": value}
+            for v, value in zip("abc", l1)
+        ]
+        run.report.parent.mkdir(parents=True)
+        results = [{"shots": 1, "method": "ft", "l1": sum(l1) / 3}]
+        run.report.write_text(json.dumps({"results": results, "per_video": rows}))
+    lines = sweep.table(runs).splitlines()
+    assert lines[0].endswith("| L1 less that of base |")
+    assert lines[2].endswith("| - |")
+    assert lines[3].endswith("| -0.0200 (-0.0448 to +0.0048) |")
+
+
+def test_fields_of_fine_tuning_reach_the_evaluation(tmp_path):
+    """A training that is finished keeps its config, and would be evaluated by that."""
+    flags = ["--config.seed=3", "--config.fine_tune.num_iterations=7"]
+    flags += ["--config.fine_tune.random_w=true"]
+    runs = sweep.plan("configs/x.py", ["base", "random_psi"], tmp_path, flags)
+    tuning = ["--fine-tune", "num_iterations=7", "random_w=True"]
+    assert runs[0].evaluate[-3:] == tuning
+    assert runs[1].evaluate[-4:] == [*tuning, "random_psi=True"]
+    assert flags[1] in runs[0].train
 
 
 def test_sweep_trains_evaluates_and_goes_on(tmp_path, capfd):
