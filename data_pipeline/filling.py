@@ -13,11 +13,13 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 
 from data_pipeline import work_files
 from data_pipeline.errors import InputError
+from data_pipeline.images import STORAGE
 from data_pipeline.records import Counts, Settings, prepare_video
 from data_pipeline.voxceleb import Video
 from data_pipeline.workers import Failure, run_tasks
 
 Task = tuple[Video, pathlib.Path]  # a video and its work file
+_BLOCK = 2**22  # bytes read at once
 _BATCH = 8  # videos that one of Beam's workers does with one process
 
 
@@ -91,6 +93,10 @@ def _prepare_one(
     video, path = task
     try:
         example, counts = prepare_video(video, settings, beat)
+        if counts.files["unreadable"] or counts.files["truncated"]:
+            # To a decoder, storage that does not answer looks like a damaged file.
+            _read_through(video, beat)
+            example, counts = prepare_video(video, settings, beat)
     except InputError as error:  # dlib or its models are missing
         return error
     # Of this machine, not of the video: another time, or another machine, can read it.
@@ -101,6 +107,22 @@ def _prepare_one(
     except OSError as error:  # a full disk must stop the run, not drop the video
         return InputError(f"{path}: cannot be written ({error}); make room")
     return counts
+
+
+def _read_through(video: Video, beat: Callable[[], None]) -> None:
+    """Raises InputError if the storage does not give a video's files."""
+    for path in (*video.utterances, *video.boxes):
+        try:
+            with open(path, "rb") as file:
+                while file.read(_BLOCK):
+                    beat()
+        except OSError as error:
+            if error.errno in STORAGE:
+                raise InputError(
+                    f"{path}: {error.strerror} while reading; finished videos are kept. "
+                    "If it stays so, restore the file or take it out of the corpus",
+                    "machine",
+                ) from error
 
 
 def _lost(video: Video, failure: Failure) -> Counts:

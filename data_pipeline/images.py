@@ -83,7 +83,7 @@ class Limits:
 
 
 # What storage answers that may answer differently another time.
-_STORAGE = (
+STORAGE = (
     errno.EIO,
     errno.ESTALE,
     errno.ETIMEDOUT,
@@ -122,9 +122,7 @@ def check_file(path: str | os.PathLike, max_bytes: int | None = None) -> pathlib
     except (OSError, ValueError) as error:
         if isinstance(error, InputError):
             raise
-        reason = (
-            "storage" if getattr(error, "errno", None) in _STORAGE else "unreadable"
-        )
+        reason = "storage" if getattr(error, "errno", None) in STORAGE else "unreadable"
         raise InputError(f"{path}: {one_line(error)}.", reason) from error
 
 

@@ -35,6 +35,7 @@ from data_pipeline.workers import default_workers
 
 _NAME = "talking_heads"
 _WORK = "work"  # folder in `data_dir`
+_LOST = {"crashed", "hung"}  # with their process: no work file is left
 _SHOWN = 20  # broken files that are printed; the report has more
 
 
@@ -120,6 +121,15 @@ def prepare(
         if finished := find_datasets(data_dir):  # by another one, meanwhile
             return _already_there(source, finished, data_dir, settings, videos, console)
         counts = _fill(videos, settings, work, fill, console)
+        if not runner and any(
+            _LOST & counts[video.key].files.keys() for video in videos
+        ):
+            # For want of memory, or suspended: fewer at a time may come through.
+            console.print(
+                "Some were lost with their processes: once more, fewer at once."
+            )
+            fill = functools.partial(filling.fill, num_workers=max(1, num_workers // 4))
+            counts = _fill_missing(videos, settings, work, fill, console)
         _pack(videos, counts, settings, data_dir, work, console)
         seconds = round(time.monotonic() - start, 1)
         report = _full_report(source, videos, counts, settings) | {"seconds": seconds}
@@ -174,12 +184,19 @@ def _already_there(
             report = _full_report(source, videos, counts, settings)
             with contextlib.suppress(OSError):  # read-only
                 write_report(path, report)
-    if videos and report.get("corpus", _corpus(videos)) != _corpus(videos):
-        raise InputError(
-            f"{finished[0]}: holds a dataset of other videos, or of the same in another "
-            "split; name another data_dir or delete this one",
-            reason="other_corpus",
-        )
+    if videos:
+        corpus = _corpus(videos)
+        before = corpus | report.get("corpus", {})  # an older version's has less in it
+        if before != corpus:
+            same = all(before[key] == corpus[key] for key in ("videos", "sha256"))
+            others = "these videos as they were before some of their files changed"
+            if not same:
+                others = "other videos, or of the same in another split"
+            raise InputError(
+                f"{finished[0]}: holds a dataset of {others}; name another data_dir or "
+                "delete this one",
+                reason="other_corpus",
+            )
     work_files.remove_all(work)  # of a run killed at the end
     if shards.read_manifest(finished[0]) is None:  # killed, or an older version's
         with contextlib.suppress(OSError):  # read-only
@@ -200,9 +217,18 @@ def _full_report(source, videos, counts, settings) -> dict[str, Any]:
 
 
 def _corpus(videos) -> dict[str, Any]:
-    """Which videos are in which split."""
-    names = json.dumps([(video.key, video.split) for video in videos])
-    return {"videos": len(videos), "sha256": hashlib.sha256(names.encode()).hexdigest()}
+    """Which videos are in which split, and how large their files are."""
+    names = [(video.key, video.split) for video in videos]
+    files = [
+        (path.name, work_files.size_of(path))
+        for video in videos
+        for path in (*video.utterances, *video.boxes)
+    ]
+    return {"videos": len(videos), "sha256": _digest(names), "files": _digest(files)}
+
+
+def _digest(values: list) -> str:
+    return hashlib.sha256(json.dumps(values).encode()).hexdigest()
 
 
 def _fill(videos, settings, work, fill, console) -> dict[str, Counts]:
@@ -213,6 +239,10 @@ def _fill(videos, settings, work, fill, console) -> dict[str, Counts]:
         markup=False,
         soft_wrap=True,
     )
+    return _fill_missing(videos, settings, work, fill, console)
+
+
+def _fill_missing(videos, settings, work, fill, console) -> dict[str, Counts]:
     tasks, counts = [], {}
     for video in videos:
         path = work_files.work_file(work, video, settings)

@@ -22,7 +22,7 @@ from data_pipeline.errors import InputError
 from data_pipeline.images import Limits, read_image
 from data_pipeline.raster import RasterStyle, draw_raster
 from data_pipeline.tracking import FaceTracker
-from data_pipeline.video import probe, read_frames
+from data_pipeline.video import count_packets, probe, read_frames
 from data_pipeline.voxceleb import PICTURE_SUFFIXES, VOXCELEB_FPS, Video, read_boxes
 
 # Bumped whenever the same video would give another record.
@@ -32,6 +32,8 @@ RECORD_VERSION = 1
 _AROUND_BOX = 2.0
 # Without a face in the frame wanted, up to this many of its neighbours are tried.
 _TRIES = 4
+# Bytes of pictures in a record: Protocol Buffers, in which TFDS writes it, end at 2 GiB.
+_MAX_RECORD = 2**31 - 2**26
 
 
 @dataclasses.dataclass(frozen=True)
@@ -153,8 +155,11 @@ def prepare_video(
         reader = _read_crops
     pick = _EvenPick(settings.frames_per_video)
     take, tracker, box, last = None, None, None, 0
+    num_bytes = 0
     for shot in reader(video, settings, counts):
         beat()
+        if shot is None:
+            continue
         counts.decoded += 1
         if shot.take != take:
             take, box, last = shot.take, None, shot.position - 1
@@ -186,8 +191,14 @@ def prepare_video(
             continue
         crop = geometry.crop(shot.frame, box, settings.size)
         drawn = draw_raster(landmarks, settings.size, settings.style)
-        example["frames"].append(packing.encode_jpeg(crop, settings.jpeg_quality))
-        example["rasters"].append(_encode_png(drawn))
+        frame = packing.encode_jpeg(crop, settings.jpeg_quality)
+        png = _encode_png(drawn)
+        num_bytes += len(frame) + len(png)
+        if num_bytes > _MAX_RECORD:
+            counts.broken(_too_long(video, len(example["frames"])))
+            break
+        example["frames"].append(frame)
+        example["rasters"].append(png)
         example["landmarks"].append(landmarks)
         example["utterance"].append(shot.take)
         example["frame_time"].append(shot.time)
@@ -202,6 +213,14 @@ def prepare_video(
         "landmarks": np.stack(example["landmarks"]),
         "frame_time": np.float32(example["frame_time"]),
     }, counts
+
+
+def _too_long(video: Video, kept: int) -> InputError:
+    return InputError(
+        f"{video.utterances[0].parent}: a record holds {_MAX_RECORD / 1e9:.1f} GB, which "
+        f"its first {kept} frames fill; cut the video, or give --frames-per-video",
+        "too_long",
+    )
 
 
 class _EvenPick:
@@ -258,7 +277,12 @@ def _num_frames(path: pathlib.Path, settings: Settings) -> int:
     if not settings.frames_per_video:
         return 1  # all are taken, so none need be counted
     info = probe(path, settings.limits)
-    return max(1, info.num_frames or round((info.duration_s or 0) * info.fps))
+    by_time = round((info.duration_s or 0) * info.fps)
+    # Browsers' recordings say neither; the header of a fragmented mp4 counts its first
+    # fragment alone.
+    if not by_time or (info.num_frames and by_time > 1.1 * info.num_frames):
+        return max(1, count_packets(path, settings.limits))
+    return info.num_frames or by_time
 
 
 def _read_crops(video: Video, settings: Settings, counts: Counts) -> Iterator[_Shot]:
@@ -273,8 +297,13 @@ def _read_crops(video: Video, settings: Settings, counts: Counts) -> Iterator[_S
         yield _Shot(i, len(video.utterances), path.stem, seconds, frame, frame)
 
 
-def _read_boxed(video: Video, settings: Settings, counts: Counts) -> Iterator[_Shot]:
-    """The frames of a whole video that have a box in one of the text files."""
+def _read_boxed(
+    video: Video, settings: Settings, counts: Counts
+) -> Iterator[_Shot | None]:
+    """The frames of a whole video that have a box in one of the text files.
+
+    None in the place of every other: they take time, too.
+    """
     wanted = {}  # frame number -> utterance, box
     for path in video.boxes:
         try:
@@ -285,8 +314,11 @@ def _read_boxed(video: Video, settings: Settings, counts: Counts) -> Iterator[_S
     positions = {number: i for i, number in enumerate(sorted(wanted))}
     try:
         for seconds, frame in read_frames(video.utterances[0], settings.limits):
+            if not wanted:
+                break
             number = round(seconds * VOXCELEB_FPS)
             if number not in wanted:
+                yield None
                 continue
             utterance, box = wanted.pop(number)  # once, also in faster videos
             image, origin = _around(frame, box)

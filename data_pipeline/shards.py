@@ -12,14 +12,16 @@ import dataclasses
 import hashlib
 import itertools
 import json
+import os
 import pathlib
+import resource
 import threading
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 from data_pipeline import safe_files
 from data_pipeline.errors import InputError
-from data_pipeline.images import one_line
+from data_pipeline.images import STORAGE, one_line
 from data_pipeline.outputs import whole_file
 
 MANIFEST = "manifest.json"
@@ -35,6 +37,7 @@ ODD_CONTENT = (
     AttributeError,
     OverflowError,
 )
+_OTHER_FILES = 512  # of checkpoints, logs, sockets and libraries
 _OPENERS = 16  # threads; opening a file on a network drive is mostly waiting
 
 
@@ -134,8 +137,10 @@ class ShardReader:
         """Opens all shards; one that is damaged as a whole is only noted.
 
         Raises:
-          InputError: a shard is missing.
+          InputError: a shard is missing, or `machine`: this process may not have so many
+            files open, or the storage does not answer.
         """
+        _allow_open_files(len(shards))
         for shard in shards:
             if not shard.path.is_file():
                 raise InputError(f"{shard.path}: missing; {AGAIN}", reason="incomplete")
@@ -186,11 +191,35 @@ class ShardReader:
             ) from error
 
 
+def _allow_open_files(count: int) -> None:
+    """Raises this process's soft limit, mostly 1024, where `count` more would pass it.
+
+    TFDS makes as many shards of a split as that from 64 GiB on.
+    """
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    needed = len(os.listdir("/dev/fd")) + count + _OTHER_FILES
+    if soft == resource.RLIM_INFINITY or needed <= soft:
+        return
+    if hard != resource.RLIM_INFINITY and needed > hard:
+        raise InputError(
+            f"the dataset has {count} files, and this process may have {hard} open: raise "
+            f"the limit (`ulimit -n {needed}`, or LimitNOFILE of the service)",
+            "machine",
+        )
+    resource.setrlimit(resource.RLIMIT_NOFILE, (needed, hard))
+
+
 def _open(shard: Shard) -> Any:
     """A reader, or what is wrong with the whole file."""
     from array_record.python import array_record_module
 
-    size = shard.path.stat().st_size
+    try:
+        with shard.path.open("rb") as file:
+            size = os.fstat(file.fileno()).st_size
+    except OSError as error:
+        if error.errno in STORAGE:
+            raise InputError(f"{shard.path}: {error.strerror}.", "machine") from error
+        return f"cannot be opened ({one_line(error)})"
     if shard.bytes is not None and size != shard.bytes:
         return f"{size} bytes long instead of {shard.bytes}"
     try:

@@ -66,6 +66,21 @@ def probe(path: str | os.PathLike, limits: Limits | None = None) -> VideoInfo:
         )
 
 
+def count_packets(path: str | os.PathLike, limits: Limits | None = None) -> int:
+    """How many frames a file holds, up to damage: all of it is read, nothing decoded.
+
+    Raises:
+      InputError: as `read_frames`, before the first frame.
+    """
+    limits = limits or Limits()
+    with open_container(path, limits=limits) as container:
+        count, stream = 0, _video_stream(path, container, limits)
+        with contextlib.suppress(Exception):  # to be told when it is decoded
+            for packet in container.demux(stream):
+                count += packet.size > 0
+        return count
+
+
 def read_frames(
     path: str | os.PathLike, limits: Limits | None = None, decode_threads: int = 1
 ) -> Iterator[tuple[float, np.ndarray]]:

@@ -224,3 +224,22 @@ def test_as_much_damage_as_is_allowed_stops_nothing(dataset, monkeypatch):
 
     monkeypatch.setattr(several, "_prepared", types.SimpleNamespace(read=read))
     assert len(list(several.examples(range(100_000)))) == 99_000
+
+
+def test_more_files_than_a_process_may_open_are_allowed_or_named():
+    """From 64 GiB on a split has 1,024 shards, as many as most systems allow at first."""
+    program = """
+import resource
+from data_pipeline.shards import _allow_open_files
+hard = resource.getrlimit(resource.RLIMIT_NOFILE)[1]
+resource.setrlimit(resource.RLIMIT_NOFILE, (256, hard))
+_allow_open_files(1024)
+assert resource.getrlimit(resource.RLIMIT_NOFILE)[0] > 1024
+resource.setrlimit(resource.RLIMIT_NOFILE, (1024, 1024))
+_allow_open_files(1024)
+"""
+    done = subprocess.run(
+        [sys.executable, "-c", program], capture_output=True, text=True, timeout=120
+    )
+    last = done.stderr.strip().splitlines()[-1]
+    assert "has 1024 files" in last and "`ulimit -n " in last

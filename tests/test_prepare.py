@@ -1,13 +1,18 @@
+import errno
+import functools
 import io
+import itertools
 import json
 import os
 import pathlib
 import resource
 import shutil
+import signal
 import subprocess
 import sys
 import time
 
+import av
 import numpy as np
 import pytest
 import rich.console
@@ -19,7 +24,8 @@ from data_pipeline.images import Limits
 from data_pipeline.landmarks import detect_landmarks
 from data_pipeline.raster import draw_raster
 from data_pipeline.records import Settings, prepare_video
-from data_pipeline.voxceleb import find_videos
+from data_pipeline.video import count_packets, probe
+from data_pipeline.voxceleb import Video, find_videos
 from tests.moving_face import face_frame, write_clip, write_corpus, write_frames
 
 # protobuf's own generated classes, as TFDS 4.9.10 uses them.
@@ -93,6 +99,41 @@ def test_frames_are_picked_evenly_and_the_rest_is_not_tracked(corpus, monkeypatc
     assert frames.tolist() == [0, 4, 8, 0, 4, 8]
 
 
+@pytest.mark.parametrize(
+    "name, options",
+    [("live.mkv", {"live": "1"}), ("parts.mp4", {"movflags": "frag_keyframe"})],
+)
+def test_frames_are_picked_evenly_of_files_that_do_not_say_how_many(
+    tmp_path, name, options
+):
+    """A browser's recording has no length; a fragmented mp4 counts its first part."""
+    path = tmp_path / name
+    with av.open(str(path), "w", options=options) as container:
+        stream = container.add_stream("libx264", 25, options={"g": "10"})
+        stream.width = stream.height = 128
+        for i in range(60):
+            frame = av.VideoFrame.from_ndarray(face_frame(128, i / 8), format="rgb24")
+            container.mux(stream.encode(frame))
+        container.mux(stream.encode(None))
+    said = probe(path)
+    assert not said.duration_s or said.num_frames < 60
+    assert count_packets(path) == 60
+    video = Video("anna/a", "anna", "a", "train", (path,))
+    example, counts = prepare_video(video, Settings("folder", 64, frames_per_video=6))
+    assert counts.kept == 6 and counts.decoded == 60
+    times = np.round((example["frame_time"] - example["frame_time"][0]) * 25)
+    assert times.astype(int).tolist() == [0, 10, 20, 30, 40, 50]
+
+
+def test_a_record_ends_where_its_format_does(corpus, monkeypatch):
+    monkeypatch.setattr(records, "_MAX_RECORD", 40_000)
+    video = find_videos(corpus, "voxceleb2")[0]
+    example, counts = prepare_video(video, Settings(size=96, frames_per_video=0))
+    sizes = map(len, [*example["frames"], *example["rasters"]])
+    assert 30_000 < sum(sizes) <= 40_000 and counts.files == {"too_long": 1}
+    assert "id1/a: a record holds" in counts.problems[0]
+
+
 def test_frames_without_a_face_are_dropped_and_their_neighbours_tried(tmp_path):
     grey = np.full((128, 128, 3), 90, np.uint8)
     frames = [face_frame(128, i / 2) for i in range(16)]
@@ -139,7 +180,11 @@ def test_voxceleb1_boxes_choose_the_person(tmp_path):
         )
     redness = []
     for video in find_videos(tmp_path, "voxceleb1"):
-        example, counts = prepare_video(video, Settings("voxceleb1", 64, 3))
+        beats = itertools.count()
+        example, counts = prepare_video(
+            video, Settings("voxceleb1", 64, 3), functools.partial(next, beats)
+        )
+        assert next(beats) == 8  # signs of life before the boxes, and no frame after
         assert counts.kept == 3 and counts.decoded == 6
         assert example["frame_time"].min() > 0.07
         frame = packing.decode_jpeg(example["frames"][0], 64)
@@ -261,6 +306,30 @@ def test_nothing_but_faceless_videos_is_an_error(tmp_path):
     assert report["splits"]["train"]["dropped"] == {"no_face": 3}
 
 
+def test_storage_that_fails_while_reading_is_no_broken_file(
+    corpus, tmp_path, monkeypatch
+):
+    """A decoder calls it damage; the video would be left out for ever."""
+    source = tmp_path / "source"
+    shutil.copytree(corpus, source)
+    bad = source / "mp4/id2/c/00001.mp4"
+    whole = bad.read_bytes()
+    bad.write_bytes(whole[:-400])  # as it looks while the drive does not answer
+
+    def stale(path, mode):
+        if path == bad:
+            raise OSError(errno.ESTALE, "Stale file handle")
+        return open(path, mode)
+
+    with monkeypatch.context() as patched:
+        patched.setattr(filling, "open", stale, raising=False)
+        with pytest.raises(InputError, match=r"00001\.mp4: Stale file handle while"):
+            _prepare(source, tmp_path / "data")
+    bad.write_bytes(whole)
+    report, _ = _prepare(source, tmp_path / "data")
+    assert not report["problems"]
+
+
 def test_a_full_disk_stops_the_run_and_keeps_the_rest(corpus, tmp_path, monkeypatch):
     save = work_files.save_work
     saved = []
@@ -328,6 +397,37 @@ def test_a_damaged_work_file_is_made_again(corpus, tmp_path, monkeypatch):
     report, printed = _prepare(corpus, tmp_path)
     assert "3 of them were finished before" in printed
     assert sum(split["frames"] for split in report["splits"].values()) == 32
+
+
+def test_another_file_of_the_same_name_is_not_taken_for_prepared(corpus, tmp_path):
+    source, data_dir = tmp_path / "source", tmp_path / "data"
+    shutil.copytree(corpus, source)
+    _prepare(source, data_dir)
+    write_clip(source / "mp4/id1/b/00001.mp4", num_frames=5)
+    with pytest.raises(InputError, match="before some of their files changed"):
+        _prepare(source, data_dir)
+    report = json.loads((data_dir / "report.json").read_text())
+    del report["corpus"]["files"]  # as versions before wrote it
+    (data_dir / "report.json").write_text(json.dumps(report))
+    assert "nothing to do" in _prepare(source, data_dir)[1]
+
+
+def test_what_is_lost_with_its_process_gets_a_second_try(corpus, tmp_path, monkeypatch):
+    """The kernel kills for want of memory, and mostly a worker."""
+    monkeypatch.setattr(filling, "_prepare_one", _die_once)
+    report, printed = _prepare(corpus, tmp_path, workers=2)
+    assert "once more, fewer at once" in printed and not report["problems"]
+    assert sum(split["frames"] for split in report["splits"].values()) == 32
+
+
+def _die_once(task, beat, settings):
+    video, path = task
+    died = path.parents[2] / "died"
+    if video.key == "id1/b" and not died.exists():
+        died.touch()
+        os.kill(os.getpid(), signal.SIGKILL)
+    work_files.save_work(path, *prepare_video(video, settings, beat))
+    return work_files.load_counts(path)
 
 
 def test_a_changed_source_is_done_again(corpus, tmp_path):
