@@ -8,10 +8,8 @@ from __future__ import annotations
 
 import contextlib
 import functools
-import hashlib
 import importlib
 import io
-import json
 import logging
 import os
 import pathlib
@@ -24,8 +22,9 @@ from typing import Any
 import rich.console
 import rich.progress
 
-from data_pipeline import filling, safe_files, shards, work_files
+from data_pipeline import filling, shards, work_files
 from data_pipeline.errors import InputError
+from data_pipeline.finished import NAME, WORK, complete, find_datasets, full_report
 from data_pipeline.images import Limits
 from data_pipeline.raster import RasterStyle
 from data_pipeline.records import Counts, Settings
@@ -33,8 +32,6 @@ from data_pipeline.report import make_report, print_report, write_report
 from data_pipeline.voxceleb import find_videos
 from data_pipeline.workers import default_workers
 
-_NAME = "talking_heads"
-_WORK = "work"  # folder in `data_dir`
 _LOST = {"crashed", "hung"}  # with their process: no work file is left
 _SHOWN = 20  # broken files that are printed; the report has more
 
@@ -98,8 +95,8 @@ def prepare(
             raise
         videos = None  # the source is gone, as it may be by now
     if finished:
-        return _already_there(source, finished, data_dir, settings, videos, console)
-    start, work = time.monotonic(), data_dir / _WORK
+        return complete(finished, source, data_dir, settings, videos, console)
+    start, work = time.monotonic(), data_dir / WORK
     if runner:
         fill = functools.partial(
             filling.fill_by_beam, runner=runner, options=beam_options
@@ -119,7 +116,7 @@ def prepare(
         return report
     with work_files.alone(data_dir):
         if finished := find_datasets(data_dir):  # by another one, meanwhile
-            return _already_there(source, finished, data_dir, settings, videos, console)
+            return complete(finished, source, data_dir, settings, videos, console)
         counts = _fill(videos, settings, work, fill, console)
         if not runner and any(
             _LOST & counts[video.key].files.keys() for video in videos
@@ -132,7 +129,7 @@ def prepare(
             counts = _fill_missing(videos, settings, work, fill, console)
         _pack(videos, counts, settings, data_dir, work, console)
         seconds = round(time.monotonic() - start, 1)
-        report = _full_report(source, videos, counts, settings) | {"seconds": seconds}
+        report = full_report(source, videos, counts, settings) | {"seconds": seconds}
         write_report(data_dir / "report.json", report)
         work_files.remove_all(work)
     print_report(report, console)
@@ -143,92 +140,6 @@ def prepare(
             reason="no_frames",
         )
     return report
-
-
-def find_datasets(data_dir: pathlib.Path) -> list[pathlib.Path]:
-    """The folders of the finished datasets in `data_dir`, which may itself be one."""
-    infos = [data_dir / "dataset_info.json"]
-    infos += data_dir.glob(f"{_NAME}/*/*/dataset_info.json")
-    return sorted(
-        info.parent
-        for info in infos
-        if info.is_file() and "incomplete" not in info.parent.name
-    )
-
-
-def _already_there(
-    source, finished, data_dir, settings, videos, console
-) -> dict[str, Any]:
-    """Nothing to do but to complete it; or the wrong place for what is asked."""
-    try:
-        metadata = safe_files.read_json(finished[0] / "metadata.json")
-        same = metadata["settings"] == settings.to_dict()
-    except (OSError, ValueError, KeyError, TypeError):
-        same = False
-    if not same:
-        raise InputError(
-            f"{finished[0]}: holds a dataset that was prepared with other settings; "
-            "name another data_dir or delete this one",
-            reason="other_settings",
-        )
-    work, path = data_dir / _WORK, data_dir / "report.json"
-    report = {"splits": {}, "settings": settings.to_dict()}
-    with contextlib.suppress(OSError, ValueError):
-        report = safe_files.read_json(path)
-    if videos and not path.exists():  # killed after packing: the counts are in `work`
-        counts = {
-            v.key: work_files.load_counts(work_files.work_file(work, v, settings))
-            for v in videos
-        }
-        if all(counts.values()):
-            report = _full_report(source, videos, counts, settings)
-            with contextlib.suppress(OSError):  # read-only
-                write_report(path, report)
-    if videos:
-        corpus = _corpus(videos)
-        before = corpus | report.get("corpus", {})  # an older version's has less in it
-        if before != corpus:
-            same = all(before[key] == corpus[key] for key in ("videos", "sha256"))
-            others = "these videos as they were before some of their files changed"
-            if not same:
-                others = "other videos, or of the same in another split"
-            raise InputError(
-                f"{finished[0]}: holds a dataset of {others}; name another data_dir or "
-                "delete this one",
-                reason="other_corpus",
-            )
-    work_files.remove_all(work)  # of a run killed at the end
-    if shards.read_manifest(finished[0]) is None:  # killed, or an older version's
-        with contextlib.suppress(OSError):  # read-only
-            shards.write_manifest(finished[0])
-    console.print(
-        f"{finished[0]}: already prepared, nothing to do.", markup=False, soft_wrap=True
-    )
-    return report
-
-
-def _full_report(source, videos, counts, settings) -> dict[str, Any]:
-    return {
-        "source": str(source),
-        "corpus": _corpus(videos),
-        "settings": settings.to_dict(),
-        **make_report(videos, counts),
-    }
-
-
-def _corpus(videos) -> dict[str, Any]:
-    """Which videos are in which split, and how large their files are."""
-    names = [(video.key, video.split) for video in videos]
-    files = [
-        (path.name, work_files.size_of(path))
-        for video in videos
-        for path in (*video.utterances, *video.boxes)
-    ]
-    return {"videos": len(videos), "sha256": _digest(names), "files": _digest(files)}
-
-
-def _digest(values: list) -> str:
-    return hashlib.sha256(json.dumps(values).encode()).hexdigest()
 
 
 def _fill(videos, settings, work, fill, console) -> dict[str, Counts]:
@@ -260,7 +171,7 @@ def _fill_missing(videos, settings, work, fill, console) -> dict[str, Counts]:
 
 def _pack(videos, counts, settings, data_dir, work, console) -> None:
     """Packs the work files into the dataset."""
-    for left_over in data_dir.glob(f"{_NAME}/*/*incomplete*"):
+    for left_over in data_dir.glob(f"{NAME}/*/*incomplete*"):
         shutil.rmtree(left_over, ignore_errors=True)  # of a run killed while packing
     kept = [video for video in videos if counts[video.key].kept]
     if kept:

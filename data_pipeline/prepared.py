@@ -12,8 +12,8 @@ import numpy as np
 
 from data_pipeline import packing, safe_files
 from data_pipeline.errors import InputError
+from data_pipeline.finished import find_datasets
 from data_pipeline.images import one_line
-from data_pipeline.prepare import find_datasets
 from data_pipeline.raster import RASTER_VERSION, RasterStyle
 from data_pipeline.shards import AGAIN, ODD_CONTENT, ShardReader, find_shards
 from data_pipeline.tf_reading import parse_example

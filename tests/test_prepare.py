@@ -20,6 +20,7 @@ from PIL import Image
 
 from data_pipeline import filling, geometry, packing, prepare, records, work_files
 from data_pipeline.errors import InputError
+from data_pipeline.finished import find_datasets
 from data_pipeline.images import Limits
 from data_pipeline.landmarks import detect_landmarks
 from data_pipeline.raster import draw_raster
@@ -567,7 +568,7 @@ def test_shares_of_several_machines_make_the_whole(corpus, tmp_path):
     for i in range(3):
         report, printed = _prepare(corpus, tmp_path / "shared", share=(i, 3))
         assert f"Share {i}/3 is finished" in printed
-    assert not prepare.find_datasets(tmp_path / "shared")
+    assert not find_datasets(tmp_path / "shared")
     _, printed = _prepare(corpus, tmp_path / "shared")
     assert "4 of them were finished before" in printed
     assert _stored(tmp_path / "shared") == _stored(tmp_path / "whole")
