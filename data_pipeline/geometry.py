@@ -67,19 +67,25 @@ def head_box(landmarks: np.ndarray) -> Box:
 
 
 def follow_head(
-    previous: Box | None, landmarks: np.ndarray, weight: float = 0.1
+    previous: Box | None, landmarks: np.ndarray, seconds: float = 1 / 25
 ) -> Box:
     """The next box of a clip: glides after the head, jumps when it left the box.
 
     Causal, so the same boxes come of a file and of a live stream. Small motion of the
     head stays motion inside the crop, which is what a generator must learn.
+
+    Args:
+      previous: box, None for the first face.
+      landmarks: float [68, 2], in pixels of the frame.
+      seconds: since the previous box. In each 25th of one the box goes a tenth of the
+        way, whatever the rate of frames.
     """
     box = head_box(landmarks)
     if previous is None:
         return box
     distance = max(abs(box.left - previous.left), abs(box.top - previous.top))
     jumped = distance > 0.5 * previous.side or not 0.6 < box.side / previous.side < 1.6
-    return box if jumped else previous.moved_towards(box, weight)
+    return box if jumped else previous.moved_towards(box, 1 - 0.9 ** (25 * seconds))
 
 
 def crop(image: np.ndarray, box: Box, size: int) -> np.ndarray:
@@ -209,16 +215,18 @@ def transfer_motion(
     )
 
 
-def fill_gaps(landmarks: np.ndarray) -> np.ndarray:
+def fill_gaps(landmarks: np.ndarray, times: np.ndarray) -> np.ndarray:
     """Interpolates frames without a face (NaN) in time; the ends hold. [F, 68, 2].
+
+    In pixels of crops, which followed the face: in the driver's own frames it may have
+    come back anywhere.
 
     For driving only, where the output must keep the driver's length. Training drops
     such frames: a guessed landmark beside a real frame teaches a false pair.
     """
     found = np.isfinite(landmarks).all((1, 2))
-    frames = np.arange(len(landmarks))
     flat = landmarks.reshape(len(landmarks), -1)
-    filled = [np.interp(frames, frames[found], column[found]) for column in flat.T]
+    filled = [np.interp(times, times[found], column[found]) for column in flat.T]
     return np.stack(filled, 1).reshape(landmarks.shape).astype(np.float32)
 
 

@@ -154,7 +154,7 @@ def prepare_video(
     elif video.utterances[0].suffix.lower() in PICTURE_SUFFIXES:
         reader = _read_crops
     pick = _EvenPick(settings.frames_per_video)
-    take, tracker, box, last = None, None, None, 0
+    take, tracker, box, last = None, None, None, 0.0
     num_bytes = 0
     for shot in reader(video, settings, counts):
         beat()
@@ -162,7 +162,7 @@ def prepare_video(
             continue
         counts.decoded += 1
         if shot.take != take:
-            take, box, last = shot.take, None, shot.position - 1
+            take, box = shot.take, None
             # The detector checks the tracker every 8 frames, skipped ones included.
             check_every = max(1, 8 * settings.frames_per_video // shot.total)
             tracker = FaceTracker(
@@ -180,9 +180,8 @@ def prepare_video(
                 box = geometry.whole_frame(width, height)
             else:
                 # As if the box had followed the frames in between, too.
-                weight = 1 - 0.9 ** (shot.position - last)
-                box = geometry.follow_head(box, landmarks, weight)
-                last = shot.position
+                box = geometry.follow_head(box, landmarks, shot.time - last)
+                last = shot.time
             landmarks = geometry.to_crop(landmarks, box, settings.size)
             reason = None if _face_inside(landmarks, settings.size) else "off_frame"
         pick.tried(shot, good=reason is None)

@@ -21,6 +21,9 @@ _CODECS = (
 )
 _REENCODE = "re-encode it to H.264 mp4, for example with ffmpeg"
 
+_UNSPECIFIED = 2  # colour space, in FFmpeg
+_HD_HEIGHT = 720
+
 
 @dataclasses.dataclass(frozen=True)
 class VideoInfo:
@@ -118,6 +121,12 @@ def read_frames(
                 size = (frame.width, frame.height)
                 width, height = _shown_size(path, frame, stream, limits)
                 matrix = _display_matrix(frame)
+                # Players take such for BT.709, FFmpeg for BT.601. JPEG is the latter.
+                untagged_hd = (
+                    frame.colorspace == _UNSPECIFIED
+                    and frame.height >= _HD_HEIGHT
+                    and not frame.format.name.startswith("yuvj")
+                )
             if (frame.width, frame.height) != size:
                 raise InputError(
                     f"{path}: the frame size changes from {size[0]}x{size[1]} to "
@@ -130,7 +139,11 @@ def read_frames(
                 seconds = shown if shown > seconds else max(seconds + step, 0.0)
                 _check_length(path, limits, seconds, count + 1)
                 rgb = frame.to_ndarray(
-                    width=width, height=height, format="rgb24", interpolation="BICUBIC"
+                    width=width,
+                    height=height,
+                    format="rgb24",
+                    src_colorspace="ITU709" if untagged_hd else None,
+                    interpolation="BICUBIC",
                 )
                 rgb = np.ascontiguousarray(_upright(rgb, matrix))
             yield seconds, rgb

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import os
 import pathlib
+import struct
 from collections.abc import Callable, Iterator
 
 import numpy as np
@@ -147,16 +148,22 @@ def crop_track(
 ) -> tuple[list[geometry.Box], np.ndarray]:
     """The head box of every frame, and the landmarks inside it (gaps filled).
 
+    Boxes stay where they are while there is no face.
+
     Returns:
       F boxes, and float32 [F, 68, 2] in pixels of crops of `size`.
     """
-    filled = geometry.fill_gaps(track.landmarks)
-    boxes, box = [], None
-    for points in filled:
-        box = geometry.follow_head(box, points)
+    boxes, box, last = [], None, 0.0
+    inside = np.full(track.landmarks.shape, np.nan, np.float32)
+    for i in np.flatnonzero(track.found):
+        boxes += [box] * (i - len(boxes))
+        box = geometry.follow_head(box, track.landmarks[i], track.frame_time[i] - last)
         boxes.append(box)
-    inside = [geometry.to_crop(p, b, size) for p, b in zip(filled, boxes)]
-    return boxes, np.stack(inside)
+        inside[i] = geometry.to_crop(track.landmarks[i], box, size)
+        last = track.frame_time[i]
+    boxes += [box] * (len(inside) - len(boxes))
+    first = next(box for box in boxes if box)
+    return [box or first for box in boxes], geometry.fill_gaps(inside, track.frame_time)
 
 
 def check_transfer(transfer: str) -> None:
@@ -243,15 +250,21 @@ def _write_pictures(output, frames, track, on_progress):
             on_progress("frames", i + 1, len(track.frame_time))
 
     rest = pictures()
-    with whole_file(output) as part:
-        next(rest).save(
-            part,
-            save_all=True,
-            append_images=rest,
-            duration=durations,
-            loop=0,
-            **provenance.save_options(part.suffix),
-        )
+    try:
+        with whole_file(output) as part:
+            next(rest).save(
+                part,
+                save_all=True,
+                append_images=rest,
+                duration=durations,
+                loop=0,
+                **provenance.save_options(part.suffix),
+            )
+    except struct.error as error:  # 16 bits of hundredths
+        raise InputError(
+            f"{output}: a GIF shows no picture for more than 655 s; name a .webp or .mp4",
+            "unsupported",
+        ) from error
 
 
 def picture_times(

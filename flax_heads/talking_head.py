@@ -138,8 +138,8 @@ class TalkingHead:
     def save(self, path: str | pathlib.Path) -> None:
         """Writes a folder: `head.json`, `weights.npz` and the photos as PNG.
 
-        It appears complete or not at all. Where the folder exists, its head is replaced
-        and its other files stay.
+        It appears complete or not at all. Where the folder exists, its head is replaced,
+        photos and all, and its other files stay.
 
         Raises:
           InputError: `unwritable`, or `not_finite`: learning went astray.
@@ -160,9 +160,12 @@ class TalkingHead:
                 part.rename(folder)  # where there is nothing, or an empty folder
             except OSError:
                 # A folder without a description is no head: last in, first out.
+                before = _num_photos(folder)
                 (folder / "head.json").unlink(missing_ok=True)
                 for file in sorted(part.iterdir(), key=lambda f: f.name == "head.json"):
                     file.replace(folder / file.name)
+                for i in range(len(self.photos), before):
+                    (folder / f"photo_{i:03d}.png").unlink(missing_ok=True)
         except OSError as error:
             raise InputError(
                 f"{path}: cannot be written ({one_line(error)}); check the free space "
@@ -229,18 +232,28 @@ class TalkingHead:
             num_photos = int(description["num_photos"])
             if not 0 < num_photos <= _MAX_PHOTOS:
                 raise ValueError(f"{num_photos} photos")
-            photos = [
-                read_image(folder / f"photo_{i:03d}.png", limits)
-                for i in range(num_photos)
-            ]
+            size = int(description["size"])
+            if not 16 <= size <= 4096:
+                raise ValueError(f"frames of {size} px")
+            if len(arrays["landmarks"]) != num_photos:
+                raise ValueError(f"landmarks of {len(arrays['landmarks'])} photos")
+            limits = dataclasses.replace(
+                limits or Limits(), max_image_pixels=size**2, min_side=size
+            )
+            photos = np.stack(
+                [
+                    read_image(folder / f"photo_{i:03d}.png", limits)
+                    for i in range(num_photos)
+                ]
+            )
             head = cls(
                 generator=dict(description["generator"]),
                 params=unflatten_dict(params, sep="/"),
                 psi=arrays["psi"],
-                size=int(description["size"]),
+                size=size,
                 style=RasterStyle(**description["raster"]),
                 landmarks=arrays["landmarks"],
-                photos=np.stack(photos),
+                photos=photos,
                 history=description["history"],
             )
             head._validate()
@@ -256,8 +269,6 @@ class TalkingHead:
     def _validate(self) -> None:
         """Raises unless the parts fit together, so that `draw` will not."""
         count = len(self.photos)
-        if not 16 <= self.size <= 4096:
-            raise ValueError(f"frames of {self.size} px")
         if self.photos.shape != (count, self.size, self.size, 3):
             raise ValueError(f"photos {self.photos.shape} in a head of {self.size} px")
         if self.landmarks.shape != (count, 68, 2):
@@ -284,6 +295,15 @@ class TalkingHead:
         )
         if frames.shape != (1, self.size, self.size, 3):
             raise ValueError(f"a generator of frames {frames.shape}")
+
+
+def _num_photos(folder: pathlib.Path) -> int:
+    """How many photos are the head's that lies there; 0 if that is unknown."""
+    try:
+        description = safe_files.read_json(folder / "head.json")
+        return min(int(description["num_photos"]), _MAX_PHOTOS)
+    except (OSError, ValueError, KeyError, TypeError):
+        return 0
 
 
 def check_output(path: str | pathlib.Path) -> None:

@@ -236,6 +236,30 @@ def test_crops_keep_the_face_inside(track):
     assert (points > -SIZE / 4).all() and (points < SIZE * 1.25).all()
 
 
+def test_a_face_that_comes_back_elsewhere_stays_in_its_crop(track):
+    """Slides between two shots: nothing moves in the crops while nobody is seen."""
+    points = np.concatenate([track.landmarks, track.landmarks + [700, 0]])
+    points[15:25] = np.nan
+    times = np.arange(40) / 25
+    gap = dataclasses.replace(track, landmarks=points, frame_time=times)
+    boxes, inside = crop_track(gap, SIZE)
+    _, before = crop_track(track, SIZE)
+    np.testing.assert_allclose(inside[:15], before[:15], atol=0.1)
+    assert boxes[15:25] == [boxes[14]] * 10
+    assert boxes[25].left - boxes[14].left == pytest.approx(700, abs=20)
+    centres = inside.mean(1)
+    assert np.ptp(centres, 0).max() < 1.5 * np.ptp(before.mean(1), 0).max() + 1
+
+
+def test_a_gif_that_stands_still_for_too_long_is_told(head, track, tmp_path):
+    times = track.frame_time.copy()
+    times[10:] += 700
+    dataclasses.replace(track, frame_time=times).save(tmp_path / "track.npz")
+    with pytest.raises(InputError, match=r"more than 655 s; name a \.webp or \.mp4"):
+        drive(head, tmp_path / "track.npz", tmp_path / "out.gif")
+    assert not (tmp_path / "out.gif").exists()
+
+
 def test_unknown_transfers_are_refused_before_any_work(head, tmp_path):
     with pytest.raises(InputError, match="expected one of relative, absolute, none"):
         drive(head, tmp_path / "missing.mp4", tmp_path / "out.mp4", transfer="face")

@@ -10,6 +10,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from flax import traverse_util
+from PIL import Image
 
 from data_pipeline.errors import InputError
 from data_pipeline.raster import RasterStyle
@@ -371,6 +372,27 @@ def test_damaged_head_is_one_clear_line(head, tmp_path, damage):
         TalkingHead.load(tmp_path / "head")
     assert str(tmp_path / "head") in str(error.value)
     assert "\n" not in str(error.value)
+
+
+def test_a_photo_may_not_ask_for_more_memory_than_the_heads_size(head, tmp_path):
+    head.save(tmp_path / "head")
+    Image.new("RGB", (5000, 5000)).save(tmp_path / "head" / "photo_001.png")
+    with pytest.raises(
+        InputError, match=r"photo_001.png: 5000x5000 pixels is more than"
+    ):
+        TalkingHead.load(tmp_path / "head")
+
+
+def test_a_head_of_fewer_photos_leaves_none_of_those_before(head, tmp_path):
+    head.save(tmp_path / "head")
+    (tmp_path / "head" / "photo_900.png").write_bytes(b"somebody's")
+    one = dataclasses.replace(
+        head, photos=head.photos[:1], landmarks=head.landmarks[:1]
+    )
+    one.save(tmp_path / "head")
+    names = sorted(p.name for p in (tmp_path / "head").glob("photo_*"))
+    assert names == ["photo_000.png", "photo_900.png"]
+    assert len(TalkingHead.load(tmp_path / "head").photos) == 1
 
 
 def test_a_head_gone_astray_does_not_replace_a_good_one(head, tmp_path):

@@ -110,6 +110,9 @@ def test_following_glides_and_jumps():
     start = geometry.follow_head(None, FACE)
     near = geometry.follow_head(start, FACE + 5)
     assert 0 < near.left - start.left < 1
+    twice = geometry.follow_head(start, FACE + 5, 1 / 50)
+    twice = geometry.follow_head(twice, FACE + 5, 1 / 50)  # at another rate of frames
+    assert twice.left == pytest.approx(near.left) and twice.side == near.side
     far = geometry.follow_head(start, FACE + 400)
     assert far.left - start.left == pytest.approx(400, abs=1e-3)
 
@@ -150,8 +153,9 @@ def test_gaps_are_interpolated_and_ends_hold():
     track = np.stack([FACE + i for i in range(6)]).astype(np.float32)
     holed = track.copy()
     holed[[0, 3, 5]] = np.nan
-    filled = geometry.fill_gaps(holed)
-    np.testing.assert_allclose(filled[3], track[3], atol=1e-3)
+    times = np.array([0.0, 1.0, 2.0, 3.5, 4.0, 5.0])  # of no steady rate
+    filled = geometry.fill_gaps(holed, times)
+    np.testing.assert_allclose(filled[3], track[2] + 1.5, atol=1e-3)
     np.testing.assert_allclose(filled[0], track[1], atol=1e-3)
     np.testing.assert_allclose(filled[5], track[4], atol=1e-3)
 

@@ -118,6 +118,21 @@ def test_round_trip_of_pictures_and_sizes(tmp_path):
     assert difference.mean() < 4  # colours included: half resolution in 4:2:0
 
 
+def test_hd_without_a_colour_tag_is_taken_as_players_take_it(tmp_path):
+    colour = (230, 200, 180)
+    path = tmp_path / "hd.mp4"
+    with av.open(str(path), "w") as container:
+        stream = container.add_stream("libx264", 25)
+        stream.width, stream.height, stream.pix_fmt = 1280, 720, "yuv420p"
+        frame = av.VideoFrame.from_ndarray(
+            np.full((720, 1280, 3), colour, np.uint8), format="rgb24"
+        ).reformat(format="yuv420p", dst_colorspace="ITU709")
+        frame.colorspace = 2  # of which the file says nothing
+        container.mux([*stream.encode(frame), *stream.encode(None)])
+    ((_, read),) = read_frames(path)
+    assert np.abs(read.mean((0, 1)) - colour).max() < 3
+
+
 def test_flat_colours_survive(tmp_path):
     for colour in [(255, 0, 0), (0, 255, 0), (0, 0, 255), (200, 150, 120), (9, 9, 9)]:
         frames = np.full((2, 32, 32, 3), colour, np.uint8)
