@@ -210,6 +210,8 @@ def _difference(scores: dict, others: dict, shots: int, method: str) -> str:
     if scores is others or not both:
         return "-"
     differences = [scores[k]["l1"] - others[k]["l1"] for k in both]
+    if not any(differences):  # baselines: the same frames
+        return "-"
     text = f"{sum(differences) / len(differences):+.4f}"
     interval = mean_interval(differences, [scores[k]["identity"] for k in both])
     return f"{text} ({interval[0]:+.4f} to {interval[1]:+.4f})" if interval else text
