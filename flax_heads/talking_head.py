@@ -262,8 +262,9 @@ class TalkingHead:
         except Exception as error:
             if isinstance(error, InputError) and error.reason == "other_format":
                 raise
+            said = str(error) if isinstance(error, InputError) else one_line(error)
             raise InputError(
-                f"{path}: damaged talking head ({one_line(error)}); {remedy}", "damaged"
+                f"{path}: damaged talking head ({said}); {remedy}", "damaged"
             ) from error
 
     def _validate(self) -> None:

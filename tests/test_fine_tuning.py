@@ -378,7 +378,7 @@ def test_a_photo_may_not_ask_for_more_memory_than_the_heads_size(head, tmp_path)
     head.save(tmp_path / "head")
     Image.new("RGB", (5000, 5000)).save(tmp_path / "head" / "photo_001.png")
     with pytest.raises(
-        InputError, match=r"photo_001.png: 5000x5000 pixels is more than"
+        InputError, match=r"photo_001\.png: 5000x5000 pixels is more than"
     ):
         TalkingHead.load(tmp_path / "head")
 
