@@ -116,11 +116,19 @@ def _corpus(videos) -> dict[str, Any]:
     """Which videos are in which split, and how large their files are."""
     names = [(video.key, video.split) for video in videos]
     files = [
-        (path.name, work_files.size_of(path))
+        (path.name, _size(path))
         for video in videos
         for path in (*video.utterances, *video.boxes)
     ]
     return {"videos": len(videos), "sha256": _digest(names), "files": _digest(files)}
+
+
+def _size(path: pathlib.Path) -> int | None:
+    """Bytes; None of a file that is gone."""
+    try:
+        return path.stat().st_size
+    except OSError:
+        return None
 
 
 def _digest(values: list) -> str:

@@ -154,6 +154,7 @@ def _fill(videos, settings, work, fill, console) -> dict[str, Counts]:
 
 
 def _fill_missing(videos, settings, work, fill, console) -> dict[str, Counts]:
+    """As `_fill`, without a word on what there is to do."""
     tasks, counts = [], {}
     for video in videos:
         path = work_files.work_file(work, video, settings)

@@ -26,13 +26,14 @@ from data_pipeline.video import count_packets, probe, read_frames
 from data_pipeline.voxceleb import PICTURE_SUFFIXES, VOXCELEB_FPS, Video, read_boxes
 
 # Bumped whenever the same video would give another record.
-RECORD_VERSION = 1
+RECORD_VERSION = 2
 
 # Where a text file says which face speaks, look for it in this multiple of its box.
 _AROUND_BOX = 2.0
 # Without a face in the frame wanted, up to this many of its neighbours are tried.
 _TRIES = 4
-# Bytes of pictures in a record: Protocol Buffers, in which TFDS writes it, end at 2 GiB.
+# Bytes of pictures and landmarks in a record: TFDS writes it as a Protocol Buffer, which
+# ends at 2 GiB.
 _MAX_RECORD = 2**31 - 2**26
 
 
@@ -192,7 +193,7 @@ def prepare_video(
         drawn = draw_raster(landmarks, settings.size, settings.style)
         frame = packing.encode_jpeg(crop, settings.jpeg_quality)
         png = _encode_png(drawn)
-        num_bytes += len(frame) + len(png)
+        num_bytes += len(frame) + len(png) + landmarks.nbytes
         if num_bytes > _MAX_RECORD:
             counts.broken(_too_long(video, len(example["frames"])))
             break

@@ -42,14 +42,6 @@ def work_file(folder: pathlib.Path, video: Video, settings: Settings) -> pathlib
     return folder / digest[:2] / f"{digest[:32]}.npz"
 
 
-def size_of(path: pathlib.Path) -> int | None:
-    """Bytes; None of a file that is gone."""
-    try:
-        return os.stat(path).st_size
-    except OSError:
-        return None
-
-
 def remove_all(folder: pathlib.Path) -> None:
     """Deletes the work files below a folder, and what is empty without them.
 
