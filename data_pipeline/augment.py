@@ -1,21 +1,24 @@
 """More pictures of a person out of few: photos warped along plausible motion.
 
 One photo says nothing of how a face moves, and a generator tuned on it alone learns to
-repeat it. Here the motion of rendered heads is transferred to the photo's landmarks, and
-the photo follows by a smooth warp. Nothing that was hidden appears: a warp can turn a head
-a little and move a mouth, not show its inside.
+repeat it. Here the photo's landmarks take on the poses and expressions of rendered heads,
+by the 3-D model that drives a person as well, and the photo follows: by a smooth warp,
+but for lids and lips (`lids_and_lips`). What a turned head hid stays hidden.
 """
 
 from __future__ import annotations
 
 import numpy as np
 
-from data_pipeline import geometry, synthetic
+from data_pipeline import face_model, geometry, lids_and_lips, synthetic
 
-# How much of the rendered heads' motion is used: a flat warp cannot follow a turn far, and
-# a mouth that it opens shows stretched lips.
-_MOTION = {"yaw": 0.5, "pitch": 0.5, "roll": 0.5, "mouth_open": 0.5}
-_STIFFNESS = 1e-3  # smoothing of the warp, so that touching landmarks cannot fold it
+# How much of the rendered heads' motion is used: a flat warp cannot follow a turn far.
+_MOTION = {"yaw": 0.5, "pitch": 0.5, "roll": 0.5, "mouth_open": 0.8}
+_ANGLES = ("yaw", "pitch", "roll")
+_FARTHEST = np.array([0.6, 0.3, 0.3])  # radians; photos may be turned farther
+_STIFFNESS = 3e-4  # smoothing of the warp
+_LEAST_AREA = 0.1  # of the photo in a cell of the grid, in what the median cell shows
+_TRIES = 5  # of a motion, each half as far as the one before
 _ANCHORS = 5  # points that stay, along every side of the frame
 _NODES = 49  # along each side of the grid on which the warp is computed
 _PEOPLE = 8  # rendered people whose motion is used
@@ -42,35 +45,44 @@ def augment(
     rng = np.random.default_rng((seed, count))
     size = len(photo)
     photos, points = [], []
-    for moved in _move(landmarks, seed, count):
+    mouth = lids_and_lips.inside_of(photo, landmarks)
+    for moved in _move(landmarks, rng, seed, count):
         matrix = _random_similarity(rng, size)
-        photos.append(_warp(photo, landmarks, moved, matrix))
-        points.append(geometry.transform(moved, matrix))
+        warped, places = _warp(photo, landmarks, moved, matrix, mouth)
+        photos.append(warped)
+        points.append(places)
     return (
         np.array(photos, np.uint8).reshape(count, size, size, 3),
         np.array(points, np.float32).reshape(count, 68, 2),
     )
 
 
-def _move(landmarks, seed, count):
-    """The photo's landmarks after random motions of rendered people. [count, 68, 2]."""
-    neutral = synthetic.neutral_motion()
-    moved = np.empty((count, 68, 2))
+def _move(landmarks, rng, seed, count):
+    """The photo's landmarks in poses and expressions of rendered people. [count, 68, 2].
+
+    The poses are turned on from the photo's own, of whose expression a random share stays.
+    """
+    own = face_model.angles(face_model.fit(landmarks[None]).rotation)[0]
+    farthest = np.maximum(np.abs(own), _FARTHEST)
+    changes, angles = np.empty((count, 68, 3)), np.empty((count, 3))
     for person in range(min(_PEOPLE, count)):  # all of one's at once: building is slow
-        indices = range(person, count, _PEOPLE)
-        motions = [neutral, *(synthetic.sample_poses(seed + i, 1) for i in indices)]
+        indices = np.arange(person, count, _PEOPLE)
+        poses = [synthetic.sample_poses(seed + int(i), 1) for i in indices]
         motion = {
-            # `_random_similarity` does these.
-            name: np.repeat(neutral[name], len(motions))
-            if name in ("shift_x", "shift_y", "zoom")
-            else _MOTION.get(name, 1) * np.concatenate([m[name] for m in motions])
-            for name in neutral
+            name: _MOTION.get(name, 1) * np.concatenate([pose[name] for pose in poses])
+            for name in poses[0]
         }
+        still = synthetic.neutral_motion()
+        for name, angle, limit in zip(_ANGLES, own, farthest):
+            still[name] += angle
+            motion[name] = np.clip(angle + motion[name], -limit, limit)
         identity = synthetic.sample_identity(person)
-        rest, *points = synthetic.landmarks_of(identity, motion, 256)
-        for i, p in zip(indices, points):
-            moved[i] = geometry.transfer_motion(p, rest, landmarks)
-    return moved
+        (rest,) = synthetic.points_of(identity, still)
+        changes[indices] = synthetic.points_of(identity, motion) - rest
+        angles[indices] = np.stack([motion[name] for name in _ANGLES], 1)
+    rotations, kept = face_model.turned(angles), rng.uniform(size=count)
+    moved = face_model.move(landmarks, changes, rotations, kept)
+    return geometry.uncross(moved, np.broadcast_to(landmarks, moved.shape))
 
 
 def _random_similarity(rng, size):
@@ -84,14 +96,33 @@ def _random_similarity(rng, size):
     return np.concatenate([linear, shift[:, None]], 1)
 
 
-def _warp(photo, source, target, matrix):
-    """Moves `source` points of the photo to `target`, then applies `matrix`."""
+def _warp(photo, source, target, matrix, mouth):
+    """Moves `source` points of the photo to `target`, then applies `matrix`.
+
+    A motion that would fold the picture is halved until it does not.
+
+    Returns:
+      uint8 [S, S, 3], and where the points are in it, float32 [68, 2].
+    """
     size = len(photo)
     # Which place of the warped frame does each node of a grid over the output show?
     grid = np.linspace(0, size - 1, _NODES)
     nodes = np.stack(np.meshgrid(grid, grid), -1).reshape(-1, 2)
     inverse = np.linalg.inv(matrix[:, :2])
-    places = (nodes - matrix[:, 2]) @ inverse.T
+    nodes = (nodes - matrix[:, 2]) @ inverse.T
+    for _ in range(_TRIES):
+        planes, smooth = _smooth_warp(nodes, source, target, size)
+        if not _folds(planes):
+            break
+        target = (source + target) / 2
+    weights = geometry.interpolation(_NODES, size)
+    places = weights @ planes @ weights.T
+    picture = lids_and_lips.warp(photo, source, places, target, smooth, mouth)
+    return picture, geometry.transform(target, matrix)
+
+
+def _smooth_warp(nodes, source, target, size):
+    """Places in the photo of nodes and of targets: [2, n, n] and [68, 2]."""
     side = np.linspace(0, size - 1, _ANCHORS)
     edge = np.zeros(_ANCHORS)
     anchors = np.concatenate(
@@ -102,14 +133,19 @@ def _warp(photo, source, target, matrix):
             np.stack([edge + size - 1, side], 1)[1:-1],
         ]
     )
-    knots = np.concatenate([target, anchors]) / size
-    offsets = np.concatenate([source - target, np.zeros_like(anchors)])
-    places = places + _thin_plate(knots, offsets, places / size)
-    planes = places.T.reshape(2, _NODES, _NODES)
-    weights = geometry.interpolation(_NODES, size)
-    colours = geometry.sample(photo, *(weights @ planes @ weights.T))
-    colours = colours.transpose(1, 2, 0)
-    return np.clip(colours + 0.5, 0, 255).astype(np.uint8)
+    pinned = np.delete(np.arange(68), lids_and_lips.LANDMARKS)
+    knots = np.concatenate([target[pinned], anchors]) / size
+    offsets = np.concatenate([(source - target)[pinned], np.zeros_like(anchors)])
+    points = np.concatenate([nodes, target])
+    points = points + _thin_plate(knots, offsets, points / size)
+    return points[:-68].T.reshape(2, _NODES, _NODES), points[-68:]
+
+
+def _folds(planes):
+    """Whether some cell of the grid [2, n, n] comes from next to nothing, or mirrored."""
+    across, down = np.diff(planes, axis=2)[:, :-1], np.diff(planes, axis=1)[:, :, :-1]
+    area = across[0] * down[1] - across[1] * down[0]
+    return (area < _LEAST_AREA * np.median(area)).any()
 
 
 def _thin_plate(knots, values, points):

@@ -104,8 +104,37 @@ def transfer(sources: np.ndarray, driver: np.ndarray, *, relative: bool) -> np.n
         place = faces.place + [0, shift[1]]
         moved = moved._replace(scale=faces.scale * larger, place=place)
         details = of_person.mean(0) + of_driver - of_driver.mean(0)
-    in_frame = moved.scale[:, None, None] * details @ _upright(moved.rotation)
-    return (project(moved) + in_frame).astype(np.float32)
+    return _with_details(moved, details)
+
+
+def move(
+    landmarks: np.ndarray, changes: np.ndarray, rotations: np.ndarray, kept: np.ndarray
+) -> np.ndarray:
+    """One face in other poses and expressions; the point on which it turns stays.
+
+    Args:
+      landmarks: float [68, 2], pixels.
+      changes: float [F, 68, 3], of the expression: how points move on the head,
+        decimetres.
+      rotations: float [F, 3, 3], from the head to the camera, in place of the face's.
+      kept: float [F], how much of the face's own expression stays, from 0 to 1.
+
+    Returns:
+      float32 [F, 68, 2], pixels.
+    """
+    face = fit(landmarks[None])
+    basis = load().motion.reshape(_MOTION, -1)
+    motion = changes.reshape(len(changes), -1) @ np.linalg.pinv(basis)
+    moved = face._replace(
+        motion=kept[:, None] * face.motion + motion, rotation=rotations
+    )
+    return _with_details(moved, _unexplained(face, landmarks[None]))
+
+
+def _with_details(faces, details):
+    """What the camera sees of faces and of what the model misses. float32 [F, 68, 2]."""
+    in_frame = faces.scale[:, None, None] * details @ _upright(faces.rotation)
+    return (project(faces) + in_frame).astype(np.float32)
 
 
 def _sound(faces, unexplained):
@@ -264,6 +293,23 @@ def _linearize(faces, landmarks, with_identity):
     slopes = (slopes / unit[..., None]).reshape(frames, 2 * 68, slopes.shape[-1])
     own, shared = np.split(slopes, [_POSE + len(model.motion)], -1)
     return (missed / unit).reshape(frames, -1), own, shared
+
+
+def angles(rotations: np.ndarray) -> np.ndarray:
+    """Yaw, pitch and roll of rotations [F, 3, 3], as in `synthetic_motion`. [F, 3]."""
+    pitch = np.arcsin(np.clip(-rotations[:, 2, 1], -1, 1))
+    yaw = np.arctan2(-rotations[:, 2, 0], rotations[:, 2, 2])
+    roll = np.arctan2(-rotations[:, 0, 1], rotations[:, 1, 1])
+    return np.stack([yaw, pitch, roll], 1)
+
+
+def turned(yaw_pitch_roll: np.ndarray) -> np.ndarray:
+    """The inverse of `angles`. float [F, 3], radians -> [F, 3, 3]."""
+    yaw, pitch, roll = (
+        _rotations(angle[:, None] * axis)
+        for angle, axis in zip(yaw_pitch_roll.T, ([0, 1, 0], [-1, 0, 0], [0, 0, 1]))
+    )
+    return roll @ pitch @ yaw
 
 
 def _rotations(turns):

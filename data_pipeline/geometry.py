@@ -19,6 +19,8 @@ from PIL import Image
 EYES_TO_MOUTH = 0.28
 FACE_CENTRE = (0.5, 0.57)
 
+_UPPER = [37, 38, 43, 44, 61, 62, 63]  # lids and inner lips, and what they meet
+_LOWER = [41, 40, 47, 46, 67, 66, 65]
 RIGHT_EYE, LEFT_EYE, MOUTH = slice(36, 42), slice(42, 48), slice(48, 68)
 
 
@@ -192,27 +194,29 @@ def transform(points: np.ndarray, matrix: np.ndarray) -> np.ndarray:
     return (points @ matrix[:, :2].T + matrix[:, 2]).astype(np.float32)
 
 
-def transfer_motion(
-    driver: np.ndarray, driver_reference: np.ndarray, source_reference: np.ndarray
-) -> np.ndarray:
-    """Moves the source's landmarks as the driver's move, in the image's plane.
+def uncross(landmarks: np.ndarray, reference: np.ndarray) -> np.ndarray:
+    """Lids and lips that were pushed through each other touch.
 
-    Only the driver's *change* since its reference frame is used, in the source's own
-    scale and in-plane orientation, so the source keeps its shape. For small changes from
-    a like pose; `face_model.transfer` is for any.
+    A raster of crossed lips is one of open lips: what should close would open further.
 
     Args:
-      driver: float [..., 68, 2], the driver's landmarks.
-      driver_reference: float [68, 2], the driver in the pose of the source.
-      source_reference: float [68, 2], the source's landmarks in its crop.
+      landmarks: float [F, 68, 2].
+      reference: float [F, 68, 2]; what is crossed here may be so, as far as it is.
 
     Returns:
-      float32 [..., 68, 2], in pixels of the source's crop.
+      float [F, 68, 2].
     """
-    linear = fit_similarity(driver_reference, source_reference)[:, :2]
-    return (source_reference + (driver - driver_reference) @ linear.T).astype(
-        np.float32
-    )
+    down = landmarks[:, 8] - landmarks[:, 27]  # from the nose's root to the chin
+    down = (down / np.linalg.norm(down, axis=-1, keepdims=True))[:, None]
+
+    def opening(points):  # [F, 7, 1]
+        return ((points[:, _LOWER] - points[:, _UPPER]) * down).sum(-1, keepdims=True)
+
+    crossed = np.maximum(np.minimum(opening(reference), 0) - opening(landmarks), 0)
+    landmarks = landmarks.copy()
+    landmarks[:, _UPPER] -= crossed / 2 * down
+    landmarks[:, _LOWER] += crossed / 2 * down
+    return landmarks
 
 
 def fill_gaps(landmarks: np.ndarray, times: np.ndarray) -> np.ndarray:

@@ -10,15 +10,13 @@ from collections.abc import Iterable, Iterator
 
 import numpy as np
 
+from data_pipeline import geometry
 from data_pipeline.landmarks import MAX_SPREAD, refine_landmarks
 from flax_heads.talking_head import BATCH, TalkingHead, batches
 
 # Share of what is missing that a round asks for: of the outline and the brows half as
 # much, whose places dlib knows less surely and whose noise would move the whole head.
 _SHARE = np.where(np.arange(68) < 27, 0.35, 0.7)[:, None]
-# Of the eyelids and the inner lips.
-_UPPER = [37, 38, 43, 44, 61, 62, 63]
-_LOWER = [41, 40, 47, 46, 67, 66, 65]
 
 
 def animate_corrected(
@@ -43,7 +41,7 @@ def animate_corrected(
         asked = wanted
         frames = np.stack(list(head.animate(asked)))
         for _ in range(rounds):
-            asked = _uncrossed(asked + _SHARE * missing(frames, wanted), wanted)
+            asked = geometry.uncross(asked + _SHARE * missing(frames, wanted), wanted)
             frames = np.stack(list(head.animate(asked)))
         yield from frames
 
@@ -64,20 +62,3 @@ def missing(frames: np.ndarray, wanted: np.ndarray) -> np.ndarray:
         if spread <= MAX_SPREAD:
             step[:] = points - found
     return steps
-
-
-def _uncrossed(asked, wanted):
-    """Lids and lips that were pushed through each other touch. Both [F, 68, 2].
-
-    A raster of crossed lips is one of open lips: what should close would open further.
-    """
-    down = wanted[:, 8] - wanted[:, 27]  # from the nose's root to the chin
-    down = (down / np.linalg.norm(down, axis=-1, keepdims=True))[:, None]
-
-    def opening(points):  # [F, 7, 1]
-        return ((points[:, _LOWER] - points[:, _UPPER]) * down).sum(-1, keepdims=True)
-
-    crossed = np.maximum(np.minimum(opening(wanted), 0) - opening(asked), 0)
-    asked[:, _UPPER] -= crossed / 2 * down
-    asked[:, _LOWER] += crossed / 2 * down
-    return asked

@@ -3,8 +3,9 @@
 import numpy as np
 import pytest
 
-from data_pipeline import geometry, synthetic
+from data_pipeline import face_model, geometry, synthetic
 from data_pipeline.augment import _warp, augment, augment_all, augment_held_out
+from data_pipeline.lids_and_lips import inside_of
 
 PHOTO, LANDMARKS = (
     part[0]
@@ -33,15 +34,52 @@ def test_landmarks_stay_on_what_they_mark():
     photos, points = augment(marked, painted, 8, seed=0)
     ys, xs = np.mgrid[:96, :96]
     for photo, new in zip(photos, points):
-        mass = photo[..., 0].astype(float)
+        mass = np.where(photo[..., 0] > 99, photo[..., 0], 0.0)  # teeth are dim here
         found = np.array([(mass * xs).sum(), (mass * ys).sum()]) / mass.sum()
         assert np.abs(found - new[30]).max() < 1.5
 
 
 def test_no_motion_is_the_photo_itself():
     still = np.array([[1.0, 0, 0], [0, 1, 0]])
-    same = _warp(PHOTO, LANDMARKS, LANDMARKS, still)
+    mouth = inside_of(PHOTO, LANDMARKS)
+    same, points = _warp(PHOTO, LANDMARKS, LANDMARKS, still, mouth)
     assert np.abs(same.astype(int) - PHOTO).max() <= 1
+    np.testing.assert_array_equal(points, LANDMARKS)
+
+
+def test_a_motion_that_would_fold_the_picture_is_halved():
+    still = np.array([[1.0, 0, 0], [0, 1, 0]])
+    mouth = inside_of(PHOTO, LANDMARKS)
+    target = LANDMARKS.copy()
+    target[27:36] += [-14, 0]  # the nose, over a cheek
+    _, points = _warp(PHOTO, LANDMARKS, target, still, mouth)
+    moved = (points - LANDMARKS)[27:36, 0]
+    halvings = np.log2(-14 / moved)
+    assert 1 <= halvings[0] <= 3 and np.ptp(halvings) < 1e-4
+    assert halvings[0] == pytest.approx(round(halvings[0]), abs=1e-4)
+
+
+def test_copies_open_and_shut_eyes_and_mouth_and_cross_neither():
+    _, points = augment(PHOTO, LANDMARKS, 48, seed=0)
+    down = points[:, 8] - points[:, 27]
+    down /= np.linalg.norm(down, axis=-1, keepdims=True)
+    eyes = geometry.inter_ocular(points)
+    for upper, lower, least in ((37, 41, 0.05), (44, 46, 0.05), (62, 66, 0.02)):
+        gap = ((points[:, lower] - points[:, upper]) * down).sum(-1) / eyes
+        assert gap.min() > -0.02  # shut, not crossed
+        assert gap.min() < least
+        assert gap.max() > 2 * least
+
+
+def test_a_turned_head_turns_on_from_where_it_is():
+    motion = synthetic.neutral_motion()
+    motion["yaw"] += 0.5
+    (photo,), (landmarks,) = synthetic.render(synthetic.sample_identity(3), motion, 96)
+    _, points = augment(photo, landmarks, 32, seed=0)
+    yaw = face_model.angles(face_model.fit(points).rotation)[:, 0]
+    assert abs(yaw.mean() - 0.5) < 0.12
+    assert 0.08 < yaw.std() < 0.25
+    assert yaw.max() < 0.75
 
 
 def test_poses_vary_and_stay_plausible():

@@ -197,3 +197,50 @@ def test_the_file_is_of_these_heads():
         basis = np.linalg.qr(components.reshape(len(components), -1).T)[0]
         outside = changes - changes @ basis @ basis.T
         assert np.linalg.norm(outside) < 0.25 * np.linalg.norm(changes)
+
+
+def test_angles_are_those_of_the_renderer():
+    wanted = np.random.default_rng(0).uniform(-0.7, 0.7, (20, 3))
+    rotations = face_model.turned(wanted)
+    np.testing.assert_allclose(face_model.angles(rotations), wanted, atol=1e-9)
+    motion = synthetic.neutral_motion()
+    motion |= {"yaw": np.float32([0.4]), "pitch": np.float32([-0.2])}
+    seen = synthetic.landmarks_of(synthetic.sample_identity(5), motion, 128)
+    (found,) = face_model.angles(face_model.fit(seen).rotation)
+    np.testing.assert_allclose(found, [0.4, -0.2, 0], atol=0.06)
+
+
+def test_a_face_moves_as_the_renderer_moves_it():
+    """A whole turn, nod and change of expression, none of it seen before."""
+    identity, still = synthetic.sample_identity(11), synthetic.neutral_motion()
+    (start,) = synthetic.landmarks_of(identity, still, 128)
+    own = face_model.fit(start[None]).rotation
+    rest = synthetic.points_of(identity, still)
+    same = face_model.move(start, 0 * rest, own, np.ones(1))
+    np.testing.assert_allclose(same[0], start, atol=1e-3)
+
+    moved = synthetic.neutral_motion()
+    change = {"yaw": 0.35, "pitch": 0.15, "mouth_open": 0.6, "smile": 0.5, "blink": 1}
+    moved |= {name: np.float32([value]) for name, value in change.items()}
+    truth = synthetic.landmarks_of(identity, moved, 128)
+    turn = face_model.turned(face_model.angles(own) + [[0.35, 0.15, 0]])
+    changes = synthetic.points_of(identity, moved) - rest
+    points = face_model.move(start, changes, turn, np.ones(1))
+
+    def error(points):
+        return np.linalg.norm(points - truth, axis=-1).mean()
+
+    assert error(points) < 0.2 * error(start)
+
+
+def test_a_smile_that_is_not_kept_goes():
+    motion = synthetic.neutral_motion()
+    motion["mouth_open"] = np.float32([0.7])
+    (open_,) = synthetic.landmarks_of(synthetic.sample_identity(6), motion, 128)
+    rotation = face_model.fit(open_[None]).rotation.repeat(3, 0)
+    points = face_model.move(
+        open_, np.zeros((3, 68, 3)), rotation, np.array([0, 0.5, 1])
+    )
+    gaps = np.linalg.norm(points[:, 66] - points[:, 62], axis=-1)
+    assert gaps[0] < 0.35 * gaps[2]
+    assert gaps[1] == pytest.approx(gaps[[0, 2]].mean(), rel=0.1)

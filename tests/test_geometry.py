@@ -135,18 +135,24 @@ def test_similarity_of_one_point_is_refused():
         geometry.fit_similarity(np.ones((5, 2)), np.ones((5, 2)))
 
 
-def test_transfer_keeps_the_sources_shape():
-    """The driver's reference frame gives the source back; motion adds to it."""
-    driver = geometry.transform(FACE, _similarity(0.2, 1.7, (30, -10)))
-    source = FACE + np.random.default_rng(0).normal(0, 2, FACE.shape).astype(np.float32)
-    still = geometry.transfer_motion(driver, driver, source)
-    np.testing.assert_allclose(still, source, atol=1e-3)
-    # The driver opens the mouth by 17 of its pixels, that is 10 of the source's.
-    opened = driver.copy()
-    down = _similarity(0.2, 1.7, (0, 0))[:, :2] @ np.array([0.0, 10.0])
-    opened[57] += down.astype(np.float32)
-    moved = geometry.transfer_motion(opened, driver, source)
-    np.testing.assert_allclose(moved[57] - source[57], [0, 10], atol=0.5)
+def test_lids_and_lips_that_crossed_touch():
+    motion = synthetic.neutral_motion()
+    motion["roll"] = np.float32([0.4])
+    ((rest,),) = [synthetic.landmarks_of(synthetic.sample_identity(0), motion, 128)]
+    upper, lower = [37, 38, 43, 44, 61, 62, 63], [41, 40, 47, 46, 67, 66, 65]
+    asked = rest.copy()
+    asked[upper] += 1.5 * (rest[lower] - rest[upper])  # beyond what they should meet
+    asked[lower[-3:]] -= 2 * (rest[8] - rest[27]) / np.linalg.norm(rest[8] - rest[27])
+    (points,) = geometry.uncross(asked[None], rest[None])
+    down = (rest[8] - rest[27]) / np.linalg.norm(rest[8] - rest[27])
+    assert (((asked[lower] - asked[upper]) @ down) < -0.5).all()
+    gap = (points[lower] - points[upper]) @ down
+    np.testing.assert_allclose(gap, 0, atol=1e-3)
+    others = np.setdiff1d(np.arange(68), upper + lower)
+    np.testing.assert_array_equal(points[others], asked[others])
+    # What is crossed in the reference may be so, and what is open is left alone.
+    for same in (asked, rest):
+        np.testing.assert_allclose(geometry.uncross(same[None], same[None])[0], same)
 
 
 def test_gaps_are_interpolated_and_ends_hold():
