@@ -113,7 +113,7 @@ def warp(
     size = len(photo)
     places = places.reshape(2, -1).copy()
     for feature in _EYES:
-        near, u, v, widths, down = _near(feature, places, landmarks)
+        near, u, v, _, down = _near(feature, places, landmarks)
         t, s = (_lines(feature, p, landmarks, u) for p in (smooth, landmarks))
         there, k = _stretch(feature, v, t, s), feature.gap
         # The eyeball stays where it is; a lid that opens it farther stretches it.
