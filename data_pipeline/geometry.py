@@ -207,7 +207,8 @@ def uncross(landmarks: np.ndarray, reference: np.ndarray) -> np.ndarray:
       float [F, 68, 2].
     """
     down = landmarks[:, 8] - landmarks[:, 27]  # from the nose's root to the chin
-    down = (down / np.linalg.norm(down, axis=-1, keepdims=True))[:, None]
+    length = np.maximum(np.linalg.norm(down, axis=-1, keepdims=True), 1e-6)
+    down = (down / length)[:, None]
 
     def opening(points):  # [F, 7, 1]
         return ((points[:, _LOWER] - points[:, _UPPER]) * down).sum(-1, keepdims=True)

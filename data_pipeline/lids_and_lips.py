@@ -79,7 +79,8 @@ def inside_of(photo: np.ndarray, landmarks: np.ndarray) -> Mouth:
     lips, skin = colour(_ON_LIPS), colour(_ON_SKIN)
     light = skin.mean()
     gap = np.linalg.norm(landmarks[61:64] - landmarks[[67, 66, 65]], axis=-1).mean()
-    seen = (gap / geometry.inter_ocular(landmarks) - _SHUT) / (_OPEN - _SHUT)
+    eyes = max(float(geometry.inter_ocular(landmarks)), 1.0)
+    seen = (gap / eyes - _SHUT) / (_OPEN - _SHUT)
     return Mouth(
         teeth=(0.05 + 0.6 * light) * (skin / light) ** 0.35,
         hollow=0.07 * lips,

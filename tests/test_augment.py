@@ -71,6 +71,15 @@ def test_copies_open_and_shut_eyes_and_mouth_and_cross_neither():
         assert gap.max() > 2 * least
 
 
+def test_odd_landmarks_leave_pictures():
+    """Beyond the border, all in one place, and a face that is black."""
+    outside, point = LANDMARKS + [50, 0], np.full_like(LANDMARKS, 40)
+    for photo, landmarks in ((PHOTO, outside), (PHOTO, point), (0 * PHOTO, LANDMARKS)):
+        pictures, points = augment(photo, landmarks, 3, seed=0)
+        assert pictures.shape == (3, 96, 96, 3)
+        assert np.isfinite(points).all()
+
+
 def test_a_turned_head_turns_on_from_where_it_is():
     motion = synthetic.neutral_motion()
     motion["yaw"] += 0.5
