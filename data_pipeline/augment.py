@@ -3,7 +3,8 @@
 One photo says nothing of how a face moves, and a generator tuned on it alone learns to
 repeat it. Here the photo's landmarks take on the poses and expressions of rendered heads,
 by the 3-D model that drives a person as well, and the photo follows: by a smooth warp,
-but for lids and lips (`lids_and_lips`). What a turned head hid stays hidden.
+but for lids and lips (`lids_and_lips`). What a turned head hid is not made up: the
+skin beside it is stretched over its place.
 """
 
 from __future__ import annotations
@@ -15,10 +16,11 @@ from data_pipeline import face_model, geometry, lids_and_lips, synthetic
 # How much of the rendered heads' motion is used: a flat warp cannot follow a turn far.
 _MOTION = {"yaw": 0.5, "pitch": 0.5, "roll": 0.5, "mouth_open": 0.8}
 _ANGLES = ("yaw", "pitch", "roll")
-_FARTHEST = np.array([0.6, 0.3, 0.3])  # radians; photos may be turned farther
+_FARTHEST = {"yaw": 0.6, "pitch": 0.3}  # radians; photos may be turned farther
+_BLINKS = 0.3  # share of the copies, at least
 _STIFFNESS = 3e-4  # smoothing of the warp
-_LEAST_AREA = 0.1  # of the photo in a cell of the grid, in what the median cell shows
-_TRIES = 5  # of a motion, each half as far as the one before
+_LEAST_AREA = 0.1  # of the photo, shown by a cell of the grid beside the median cell
+_PARTS = (1, 1 / 2, 1 / 4, 1 / 8, 1 / 16, 0)  # of a motion that folds the picture
 _ANCHORS = 5  # points that stay, along every side of the frame
 _NODES = 49  # along each side of the grid on which the warp is computed
 _PEOPLE = 8  # rendered people whose motion is used
@@ -61,10 +63,11 @@ def _move(landmarks, rng, seed, count):
     """The photo's landmarks in poses and expressions of rendered people. [count, 68, 2].
 
     The poses are turned on from the photo's own, of whose expression a random share stays.
+    A turn that would end too far goes the other way.
     """
     own = face_model.angles(face_model.fit(landmarks[None]).rotation)[0]
-    farthest = np.maximum(np.abs(own), _FARTHEST)
     changes, angles = np.empty((count, 68, 3)), np.empty((count, 3))
+    blinks = np.sqrt(rng.uniform(size=count)) * (rng.uniform(size=count) < _BLINKS)
     for person in range(min(_PEOPLE, count)):  # all of one's at once: building is slow
         indices = np.arange(person, count, _PEOPLE)
         poses = [synthetic.sample_poses(seed + int(i), 1) for i in indices]
@@ -72,10 +75,14 @@ def _move(landmarks, rng, seed, count):
             name: _MOTION.get(name, 1) * np.concatenate([pose[name] for pose in poses])
             for name in poses[0]
         }
+        motion["blink"] = np.maximum(motion["blink"], blinks[indices])
         still = synthetic.neutral_motion()
-        for name, angle, limit in zip(_ANGLES, own, farthest):
+        for name, angle in zip(_ANGLES, own):
             still[name] += angle
-            motion[name] = np.clip(angle + motion[name], -limit, limit)
+            farthest = max(abs(angle), _FARTHEST.get(name, np.inf))
+            back = np.abs(angle + motion[name]) > farthest
+            turn = np.where(back, -np.sign(angle) * np.abs(motion[name]), motion[name])
+            motion[name] = np.clip(angle + turn, -farthest, farthest)
         identity = synthetic.sample_identity(person)
         (rest,) = synthetic.points_of(identity, still)
         changes[indices] = synthetic.points_of(identity, motion) - rest
@@ -110,15 +117,15 @@ def _warp(photo, source, target, matrix, mouth):
     nodes = np.stack(np.meshgrid(grid, grid), -1).reshape(-1, 2)
     inverse = np.linalg.inv(matrix[:, :2])
     nodes = (nodes - matrix[:, 2]) @ inverse.T
-    for _ in range(_TRIES):
-        planes, smooth = _smooth_warp(nodes, source, target, size)
+    for part in _PARTS:
+        reached = source + part * (target - source)
+        planes, smooth = _smooth_warp(nodes, source, reached, size)
         if not _folds(planes):
             break
-        target = (source + target) / 2
     weights = geometry.interpolation(_NODES, size)
     places = weights @ planes @ weights.T
-    picture = lids_and_lips.warp(photo, source, places, target, smooth, mouth)
-    return picture, geometry.transform(target, matrix)
+    picture = lids_and_lips.warp(photo, source, places, reached, smooth, mouth)
+    return picture, geometry.transform(reached, matrix)
 
 
 def _smooth_warp(nodes, source, target, size):

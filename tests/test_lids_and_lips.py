@@ -105,6 +105,90 @@ def test_a_grey_photo_gets_a_grey_mouth():
     assert spread.max() <= 1
 
 
+def test_teeth_do_not_glow_in_the_dark():
+    photo, points = _render(1)
+    for dimmed in (photo // 8, 0 * photo):
+        mouth = inside_of(dimmed, points)
+        x, y = points[[31, 35, 28, 29]].T
+        skin = geometry.sample(dimmed, x, y).max() / 255
+        assert (mouth.teeth <= max(skin, 1.5 / 255) ** 2.2).all()
+
+
+def _coded():
+    """The photo that says where each pixel came from: red is x, green y."""
+    coded = np.zeros((SIZE, SIZE, 3), np.uint8)
+    coded[..., 0], coded[..., 1] = np.meshgrid(np.arange(SIZE), np.arange(SIZE))
+    return coded
+
+
+def _mouths_middle(split):
+    """Landmarks of an open mouth, and where the middle of one opened wider came from."""
+    photo, points = _render(2, mouth_open=0.5)
+    _, wider = _render(2, mouth_open=1)
+    mouth = inside_of(photo, points)._replace(split=split, hollow=np.zeros(3))
+    picture, _ = _warp(_coded(), points, wider, STILL, mouth)
+    x, top = wider[62]
+    rows = np.arange(np.ceil(top) + 1, np.floor(wider[66, 1]))
+    return points, geometry.sample(picture, np.full(len(rows), x), rows)[1]
+
+
+@pytest.mark.parametrize("split", [0.3, 0.7, 1.0])
+def test_an_open_mouth_parts_at_its_hollow(split):
+    """What hangs from the upper lip stays there, the rest stands on the lower one."""
+    points, came_from = _mouths_middle(split)
+    top, bottom = points[[62, 66], 1]
+    hollow = np.flatnonzero(came_from < 5)
+    assert len(hollow) >= 5
+    (hangs, stands), parts_at = (
+        (came_from[: hollow[0] - 1], came_from[hollow[-1] + 2 :]),
+        top + split * (bottom - top),
+    )
+    assert ((hangs > top) & (hangs < parts_at + 1)).all()
+    assert ((stands > parts_at - 1) & (stands < bottom + 1)).all()
+    assert len(hangs) + len(stands) >= 3
+    assert len(stands) == 0 if split == 1 else len(stands) > 0
+
+
+def test_where_a_mouth_parts_is_seen_in_the_photo():
+    """At its darkest; one full of teeth keeps them below the upper lip."""
+    photo, points = _render(2, mouth_open=0.9)
+    for dark in (0.3, 0.6):
+        teeth = photo.copy()
+        (_, top), (_, bottom) = points[[62, 66]]
+        box = slice(int(points[60, 0]), int(points[64, 0]))
+        teeth[int(top) : int(bottom) + 1, box] = 220
+        assert inside_of(teeth, points).split == 1
+        row = round(top + dark * (bottom - top))
+        teeth[row - 1 : row + 2, box] = 10
+        mouth = inside_of(teeth, points)
+        assert abs(mouth.split - dark) < 0.1
+        assert mouth.hollow.max() < 0.05
+
+
+def test_an_eye_that_opens_wider_is_stretched():
+    (_, half), (_, wide) = _render(0, blink=0.6), _render(0)
+    picture, _ = _warp(_coded(), half, wide, STILL, inside_of(_coded(), half))
+    for part in (0.3, 0.5, 0.7):
+        (x, y), (_, y_there) = (
+            (1 - part) * p[[37, 38]].mean(0) + part * p[[41, 40]].mean(0)
+            for p in (wide, half)
+        )
+        came_from = geometry.sample(picture, np.array([x]), np.array([y]))[1, 0]
+        assert abs(came_from - y_there) < 0.75
+
+
+def test_a_low_brow_stays_where_it_is_when_the_eye_shuts():
+    (photo, points), (_, shut) = _render(0), _render(0, blink=1)
+    points[17:27, 1] += 4
+    shut[17:27] = points[17:27]
+    picture, _ = _warp(_coded(), points, shut, STILL, inside_of(photo, points))
+    for i in (19, 24):
+        x, y = points[i]
+        rows = y + np.arange(3)
+        came_from = geometry.sample(picture, np.full(3, x), rows)[1]
+        assert np.abs(came_from - rows).max() < 0.5
+
+
 @pytest.mark.parametrize("yaw", [-0.5, 0.5])
 def test_lids_lie_on_their_landmarks_in_turned_heads(yaw):
     """The photo says where each pixel came from: red is x, green y."""
