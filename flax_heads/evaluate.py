@@ -82,7 +82,7 @@ def evaluate_held_out(
       seed: of the choice of frames (in self mode) and of fine-tuning.
 
     Returns:
-      `results` of the report: for each T and method, each metric's mean over videos
+      `results` of the report: for each T and method, each metric's mean over people
       and its 95 % interval.
 
     Raises:
@@ -112,9 +112,9 @@ def evaluate_held_out(
     wanted = (model, data_dir, max(shots), num_frames, num_videos)
     cross = mode == "cross"
     cases = cross_cases(*wanted) if cross else self_cases(*wanted, seed)
-    seen = sorted(trained_on(model.source) & {case.identity for case in cases})
-    if seen:
-        log.warning("the model was trained on %s: not held out", ", ".join(seen))
+    trained = frozenset().union(*(trained_on(m.source) for m in (model, ff) if m))
+    if seen := sorted(trained & {case.identity for case in cases}):
+        log.warning("a model was trained on %s: not held out", ", ".join(seen))
     settings = {
         "mode": mode,
         "model": {"path": model.source, "step": model.step, "sha256": _hash(model)},

@@ -81,7 +81,7 @@ def _about_drivers(report: dict[str, Any]) -> list[str]:
 def as_markdown(report: dict[str, Any]) -> str:
     """The tables of `report.json` and what is to be known about them."""
     results = report["results"]
-    columns = [m for m in METRICS if results[0].get(m) is not None]
+    columns = [m for m in METRICS if any(r.get(m) is not None for r in results)]
     lines = [
         _title(report),
         "",

@@ -25,7 +25,7 @@ _PEOPLE_METRICS = ("l1", "ssim", "csim_dlib", "nme")
 
 def metrics_against_shots(results: Sequence[dict], path: pathlib.Path) -> None:
     """One panel for each metric, one line for each method, with 95 % intervals."""
-    names = [m for m in METRICS if results[0].get(m) is not None]
+    names = [m for m in METRICS if any(r.get(m) is not None for r in results)]
     shots = sorted({row["shots"] for row in results})
     columns = min(4, len(names))
     figure, axes = _figure(-(-len(names) // columns), columns, len(names))
@@ -34,7 +34,7 @@ def metrics_against_shots(results: Sequence[dict], path: pathlib.Path) -> None:
             rows = sorted(
                 (r for r in results if r["method"] == method), key=lambda r: r["shots"]
             )
-            values = np.array([_number(r[name]) for r in rows])
+            values = np.array([_number(r.get(name)) for r in rows])
             axis.plot(
                 shots,
                 values,

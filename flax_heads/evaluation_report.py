@@ -16,7 +16,7 @@ from flax_heads.console import log
 from flax_heads.evaluation_markdown import PAPER, PAPER_COLUMNS, as_markdown
 from flax_heads.figures import contact_sheet
 from flax_heads.frechet import frechet_distance, kernel_distance
-from flax_heads.metrics import mean_interval
+from flax_heads.metrics import mean_interval, mean_over_people
 from flax_heads.scores import METHODS, METRICS
 
 _GRID_PEOPLE = 6
@@ -108,7 +108,7 @@ def _per_video(settings: dict[str, Any], scores: Scores) -> list[dict]:
 
 
 def _summary(settings, scores, per_video) -> list[dict]:
-    """One row for each T and method: means over videos with 95 % intervals."""
+    """One row for each T and method: means over people with 95 % intervals."""
     results = []
     for t in settings["shots"]:
         for method in _methods(scores):
@@ -119,11 +119,9 @@ def _summary(settings, scores, per_video) -> list[dict]:
             for name in METRICS:
                 if name in rows[0]:
                     some = [r for r in rows if r[name] is not None]
-                    values = [r[name] for r in some]
-                    row[name] = _mean(values)
-                    row[f"{name}_ci95"] = mean_interval(
-                        values, [r["identity"] for r in some]
-                    )
+                    values = [r[name] for r in some], [r["identity"] for r in some]
+                    row[name] = mean_over_people(*values)
+                    row[f"{name}_ci95"] = mean_interval(*values)
             row |= _set_distances([a for (s, _), a in scores.items() if s == t], method)
             results.append(row)
     return results

@@ -246,24 +246,33 @@ def _blur(maps: jax.Array) -> jax.Array:
     return maps
 
 
-def mean_interval(values: Sequence[float], people: Sequence[str]) -> list[float] | None:
-    """95 % interval of a mean over videos, of which some may be of one person.
+def mean_over_people(values: Sequence[float], people: Sequence[str]) -> float | None:
+    """Mean of values, one for each video, in which every person counts once."""
+    means = _means_of_people(values, people)
+    return float(means.mean()) if len(means) else None
 
-    Student's t over people: what the videos of one have in common counts once. (With 8
-    people a bootstrap of the mean has 88 %, with 3 of them 75 %.)
+
+def mean_interval(values: Sequence[float], people: Sequence[str]) -> list[float] | None:
+    """95 % interval of a mean over people, of whom some may have several videos.
+
+    Student's t over the people's own means: it holds the mean in 95 % of cases however
+    unequal their numbers of videos are. (With 8 people a bootstrap of the mean does in
+    88 %, with 3 of them in 75 %.)
 
     Args:
       values: one for each video.
       people: whose video it is.
 
     Returns:
-      [low, high]; None for fewer than two people.
+      [low, high] about `mean_over_people`; None for fewer than two people.
     """
-    values, names = np.asarray(values, float), np.unique(np.asarray(people, str))
-    n, mean = len(names), values.mean() if len(values) else 0.0
-    if n < 2:
+    means = _means_of_people(values, people)
+    if (n := len(means)) < 2:
         return None
-    sums = [(values - mean)[np.asarray(people, str) == name].sum() for name in names]
-    variance = n / (n - 1) * np.square(sums).sum() / len(values) ** 2
-    half = scipy.stats.t.ppf(0.975, n - 1) * np.sqrt(variance)
-    return [float(mean - half), float(mean + half)]
+    half = scipy.stats.t.ppf(0.975, n - 1) * means.std(ddof=1) / np.sqrt(n)
+    return [float(means.mean() - half), float(means.mean() + half)]
+
+
+def _means_of_people(values, people):
+    values, people = np.asarray(values, float), np.asarray(people, str)
+    return np.array([values[people == name].mean() for name in np.unique(people)])

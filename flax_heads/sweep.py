@@ -20,7 +20,7 @@ from configs.variants import VARIANTS
 from data_pipeline.errors import InputError
 from flax_heads.console import log
 from flax_heads.evaluation_markdown import number
-from flax_heads.metrics import mean_interval
+from flax_heads.metrics import mean_interval, mean_over_people
 from flax_heads.scores import METHODS, METRICS
 from flax_heads.train import EXIT_PREEMPTED
 
@@ -212,8 +212,9 @@ def _difference(scores: dict, others: dict, shots: int, method: str) -> str:
     differences = [scores[k]["l1"] - others[k]["l1"] for k in both]
     if not any(differences):  # baselines: the same frames
         return "-"
-    text = f"{sum(differences) / len(differences):+.4f}"
-    interval = mean_interval(differences, [scores[k]["identity"] for k in both])
+    people = [scores[k]["identity"] for k in both]
+    text = f"{mean_over_people(differences, people):+.4f}"
+    interval = mean_interval(differences, people)
     return f"{text} ({interval[0]:+.4f} to {interval[1]:+.4f})" if interval else text
 
 

@@ -220,7 +220,7 @@ def _refuse_other_data(workdir, config, data):
             check_same_data(run, data, config.data.path)
             break
     if jax.process_index() == 0:
-        note_data(workdir, data)
+        note_data(workdir, data, [m for m in (config.resume, config.init_from) if m])
 
 
 def _not_finite(workdir, step, limit, config_json, state, batch, data):

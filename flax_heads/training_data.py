@@ -6,7 +6,7 @@ import contextlib
 import hashlib
 import json
 import pathlib
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import Protocol
 
 import numpy as np
@@ -93,10 +93,19 @@ def open_episodes(
     return train, held_out
 
 
-def note_data(workdir: str | pathlib.Path, data: Episodes) -> None:
-    """Writes what a run trains on, for `check_same_data` and `trained_on`."""
+def note_data(
+    workdir: str | pathlib.Path, data: Episodes, came_from: Sequence[str] = ()
+) -> None:
+    """Writes what a run trains on, for `check_same_data` and `trained_on`.
+
+    Args:
+      workdir: of the run.
+      data: what it trains on.
+      came_from: models that it goes on from; their people are noted as well.
+    """
+    before = frozenset().union(*map(trained_on, came_from))
     with outputs.whole_file(pathlib.Path(workdir, _DATA)) as part:
-        people = {"identities": sorted(set(data.identities))}
+        people = {"identities": sorted({*data.identities, *before})}
         part.write_text(json.dumps(_videos(data) | people) + "\n")
 
 

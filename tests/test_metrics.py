@@ -224,14 +224,21 @@ def test_the_largest_face_is_taken():
     assert found[0] and points[0].max() < 240
 
 
-def test_intervals_hold_the_mean_as_often_as_they_say():
-    """Few people, and several videos of each, which have much in common."""
+@pytest.mark.parametrize("counts", [[3, 3, 3, 3], [20, 1, 1, 1]])
+def test_intervals_hold_the_mean_as_often_as_they_say(counts):
+    """Few people, and several videos of some, which have much in common."""
     rng = np.random.default_rng(0)
-    people = np.repeat(list("abcd"), 3)
+    people = np.repeat(list("abcd"), counts)
     held = []
     for _ in range(2000):
-        values = np.repeat(rng.normal(size=4), 3) + 0.5 * rng.normal(size=12)
+        values = np.repeat(rng.normal(size=4), counts)
+        values = values + 0.5 * rng.normal(size=len(people))
         low, high = metrics.mean_interval(values, people)
         held.append(low < 0 < high)
     assert 0.93 < np.mean(held) < 0.97
-    assert metrics.mean_interval(values[:3], people[:3]) is None
+    assert metrics.mean_interval(values[:1], people[:1]) is None
+
+
+def test_each_person_counts_once():
+    assert metrics.mean_over_people([1, 1, 1, 4], list("aaab")) == 2.5
+    assert metrics.mean_over_people([], []) is None

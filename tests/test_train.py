@@ -255,6 +255,15 @@ def test_init_from_takes_the_networks_and_starts_at_step_zero(run, tmp_path):
     assert (state.video_embeddings.values != whole.video_embeddings.values).any()
 
 
+def test_people_of_the_models_that_a_run_goes_on_from_are_noted(run, tmp_path):
+    config = tiny_config(0)
+    config.seed = 77
+    config.init_from = str(run[0])
+    train(config, tmp_path)
+    own = set(open_episodes(config, tmp_path)[0].identities)
+    assert trained_on(tmp_path) == own | trained_on(run[0]) > own
+
+
 def test_resume_takes_another_runs_whole_state(run, tmp_path):
     workdir, whole = run
     config = tiny_config(4)
