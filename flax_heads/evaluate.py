@@ -11,20 +11,25 @@ from __future__ import annotations
 import ast
 import dataclasses
 import hashlib
-import json
+import operator
 import pathlib
 import zlib
 from collections.abc import Iterator, Sequence
-from typing import Any
 
 import jax
 import numpy as np
 from flax.traverse_util import flatten_dict
 
-from data_pipeline import safe_files
 from data_pipeline.errors import InputError
-from data_pipeline.outputs import whole_file
-from flax_heads import baselines, evaluation_report, integrity, metrics, recipe
+from flax_heads import (
+    baselines,
+    evaluation_report,
+    integrity,
+    lpips,
+    metrics,
+    recipe,
+    score_files,
+)
 from flax_heads.animate import check_transfer
 from flax_heads.console import log, progress
 from flax_heads.corrections import animate_corrected
@@ -36,7 +41,6 @@ from flax_heads.training_data import trained_on
 VARIANTS = ("ff", "ft")
 
 
-_MAX_BYTES = 2**32  # of one video's scores
 # Sections of the config that fine-tuning depends on, besides its own.
 _OF_FINE_TUNING = ("model", "loss", "perceptual", "optimizer")
 
@@ -47,7 +51,7 @@ def evaluate_held_out(
     *,
     mode: str = "self",
     transfer: str = "absolute",
-    data_dir: str | None = None,
+    data_dir: str | pathlib.Path | None = None,
     shots: Sequence[int] = (1, 8, 32),
     variants: Sequence[str] = VARIANTS,
     ff_model: str | pathlib.Path | None = None,
@@ -90,15 +94,12 @@ def evaluate_held_out(
         without a truth in cross mode, corrections of no fine-tuned frames, or another
         evaluation in `output`.
     """
-    if mode not in MODES:
-        raise InputError(f"mode {mode!r}: expected {' or '.join(MODES)}", "arguments")
-    check_transfer(transfer)
-    if corrections and "ft" not in variants:
-        raise InputError(
-            "corrections: only fine-tuned frames are corrected; add ft to --variants",
-            "arguments",
-        )
-    shots, variants = (list(dict.fromkeys(named)) for named in (shots, variants))
+    shots = list(dict.fromkeys(map(operator.index, shots)))
+    variants = list(dict.fromkeys(variants))
+    counts = {"shots": min(shots, default=0), "num_videos": num_videos}
+    counts |= {"num_frames": num_frames, "seed": seed, "corrections": corrections}
+    _check_arguments(mode, transfer, variants, counts)
+    data_dir = data_dir and str(data_dir)
     judges = judges or make_judges()
     model = _with_fine_tuning(load_model(workdir), fine_tune_fields)
     ff = load_model(ff_model) if ff_model else None
@@ -108,6 +109,12 @@ def evaluate_held_out(
             f"{model.size} px with {model.style}; name a model of the same size and "
             "rasters",
             "other_model",
+        )
+    if judges.lpips is not None and model.size < lpips.SMALLEST:
+        raise InputError(
+            f"{model.source}: LPIPS needs frames of at least {lpips.SMALLEST} px, the "
+            f"model's have {model.size}; leave --lpips out",
+            "arguments",
         )
     wanted = (model, data_dir, max(shots), num_frames, num_videos)
     cross = mode == "cross"
@@ -136,12 +143,13 @@ def evaluate_held_out(
         "corrections": corrections or None,
         "judges": dict(judges.weights),
         "seed": seed,
+        "scores_version": score_files.SCORES_VERSION,
         "code": [integrity.code_version()],
     }
     config = recipe.as_json(model.config)
     settings["recipe"] = flatten_dict({n: config[n] for n in _OF_FINE_TUNING}, sep=".")
     output = pathlib.Path(output)
-    done = _open_scores(output, settings)
+    done = score_files.open_scores(output, settings)
 
     paths = {
         (t, i): done / f"T{t}_{i:05d}.npz" for t in shots for i in range(len(cases))
@@ -149,18 +157,40 @@ def evaluate_held_out(
     scores = {}
     with progress("evaluating", len(paths)) as show:
         for count, ((t, i), path) in enumerate(paths.items(), start=1):
-            scores[t, i] = _load(path)
+            scores[t, i] = score_files.load(path)
             if scores[t, i] is None:
                 landmarks = cases[i].wanted(t, transfer)
                 methods = draw(
                     model, ff, cases[i], t, landmarks, variants, corrections, seed
                 )
                 scores[t, i] = _score_all(methods, cases[i], landmarks, judges)
-                _save(path, scores[t, i])
+                score_files.save(path, scores[t, i])
             show(count)
             if count % len(cases) == 0:  # all videos of this T
                 log.info("T=%d: %d videos scored", t, len(cases))
     return evaluation_report.write(output, settings, config, scores)
+
+
+def _check_arguments(mode, transfer, variants, counts: dict[str, int]) -> None:
+    """Of `evaluate_held_out`: before anything is rendered, learned or read."""
+    if mode not in MODES:
+        raise InputError(f"mode {mode!r}: expected {' or '.join(MODES)}", "arguments")
+    check_transfer(transfer)
+    if not variants or set(variants) - set(VARIANTS):
+        raise InputError(
+            f"variants {variants}: expected some of {', '.join(VARIANTS)}", "arguments"
+        )
+    least = {"seed": 0, "corrections": 0}
+    for name, value in counts.items():
+        if value < least.get(name, 1):
+            raise InputError(
+                f"{name}: {value}, expected at least {least.get(name, 1)}", "arguments"
+            )
+    if counts["corrections"] and "ft" not in variants:
+        raise InputError(
+            "corrections: only fine-tuned frames are corrected; add ft to --variants",
+            "arguments",
+        )
 
 
 def draw(
@@ -172,11 +202,13 @@ def draw(
     variants: Sequence[str],
     corrections: int,
     seed: int,
-) -> Iterator[tuple[str, np.ndarray]]:
-    """Each method's frames for landmarks [F, 68, 2]: (name, uint8 [F, H, W, 3]).
+) -> Iterator[tuple[str, np.ndarray, bool]]:
+    """Each method's frames for landmarks [F, 68, 2], as (name, frames, finite).
 
-    Where another person drives, also what becomes of the true landmarks; with
-    `corrections`, also the fine-tuned frames after so many rounds.
+    Frames are uint8 [F, H, W, 3]; those of a head whose learning did not stay finite
+    are there too, whatever they show: who uses the method gets them. Where another
+    person drives, also what becomes of the true landmarks; with `corrections`, also the
+    fine-tuned frames after so many rounds.
     """
     photos, points = case.photos[:shots], case.photo_landmarks[:shots]
 
@@ -188,20 +220,21 @@ def draw(
 
     def drawn_by(name, model, **options):
         head = fine_tune(model, photos, points, seed=seed, **options)
-        if not head.is_finite():
+        finite = head.is_finite()
+        if not finite:
             log.warning("%s: learning did not stay finite (T=%d)", case.video, shots)
         for suffix, faces in wanted.items():
-            yield f"{name}{suffix}", np.stack(list(head.animate(faces)))
+            yield f"{name}{suffix}", np.stack(list(head.animate(faces))), finite
             if name == "ft" and corrections:
                 frames = animate_corrected(head, faces, corrections)
-                yield f"{name}_corrected{suffix}", np.stack(list(frames))
+                yield f"{name}_corrected{suffix}", np.stack(list(frames)), finite
 
-    yield "nearest", baselines.nearest_frame(photos, points, landmarks)
-    yield "mean", baselines.mean_frame(photos, len(landmarks))
-    yield "warp", baselines.piecewise_affine_warp(photos, points, landmarks)
+    yield "nearest", baselines.nearest_frame(photos, points, landmarks), True
+    yield "mean", baselines.mean_frame(photos, len(landmarks)), True
+    yield "warp", baselines.piecewise_affine_warp(photos, points, landmarks), True
     if case.driver:
         warped = baselines.piecewise_affine_warp(photos, points, case.landmarks)
-        yield "warp_oracle", warped
+        yield "warp_oracle", warped, True
     if "ff" in variants:
         yield from drawn_by("ff", ff_model or model, num_iterations=0)
     if "ft" in variants:
@@ -237,7 +270,9 @@ def _score_all(methods, case: Case, wanted, judges) -> dict[str, np.ndarray]:
         arrays["driver"] = case.driver_frame
         arrays["transfer"] = metrics.normalized_mean_error(wanted, case.landmarks)
     arrays |= {f"features/truth/{name}": f for name, f in truth.features.items()}
-    for method, drawn in methods:
+    arrays["no_face"] = ~np.isfinite(truth.points).all(axis=(1, 2))
+    for method, drawn, finite in methods:
+        arrays[f"finite/{method}"] = finite
         values, features, seconds = score_video(drawn, truth, judges)
         arrays[f"example/{method}"] = drawn[0]
         arrays |= {f"values/{method}/{name}": v for name, v in values.items()}
@@ -247,67 +282,6 @@ def _score_all(methods, case: Case, wanted, judges) -> dict[str, np.ndarray]:
             for name, s in seconds.items()
         }
     return {name: np.asarray(array) for name, array in arrays.items()}
-
-
-def _open_scores(output: pathlib.Path, settings: dict[str, Any]) -> pathlib.Path:
-    """The folder of finished scores, which belong to these settings and no others.
-
-    Those of other versions of the code are kept, and `settings` names all versions.
-    """
-    folder, path = output / "scores", output / "settings.json"
-    folder.mkdir(parents=True, exist_ok=True)
-    if path.exists():
-        try:
-            before = safe_files.read_json(path)
-            known, asked = _binding(before), _binding(json.loads(json.dumps(settings)))
-        except (ValueError, AttributeError) as error:
-            raise InputError(
-                f"{path}: is damaged ({error}), so that what the scores beside it are of "
-                "is not known; choose a new --output, or delete the folder",
-                reason="damaged",
-            ) from error
-        # Fields that an older evaluation did not know had the values of now.
-        known["recipe"] = asked.get("recipe", {}) | known.get("recipe", {})
-        if differing := [key for key in asked if known.get(key) != asked[key]]:
-            raise InputError(
-                f"{output}: holds an evaluation with other settings "
-                f"({', '.join(differing)}); choose a new --output, or delete it",
-                reason="other_evaluation",
-            )
-        others = [v for v in before.get("code", []) if v not in settings["code"]]
-        if others:
-            log.warning("%s: some scores are of another version of the code", output)
-        settings["code"] = others + settings["code"]
-    with whole_file(path) as part:
-        part.write_text(json.dumps(settings, indent=2) + "\n")
-    return folder
-
-
-def _binding(settings: dict[str, Any]) -> dict[str, Any]:
-    """What scores depend on: weights and pictures, not where they lie, nor the code."""
-    return {
-        key: {k: v for k, v in value.items() if k not in ("path", "trained_on")}
-        if isinstance(value, dict)
-        else value
-        for key, value in settings.items()
-        if key != "code"
-    }
-
-
-def _save(path: pathlib.Path, arrays: dict[str, np.ndarray]) -> None:
-    with whole_file(path) as part:
-        np.savez_compressed(part, **arrays)
-
-
-def _load(path: pathlib.Path) -> dict[str, np.ndarray] | None:
-    """Scores that are there already; None where they are not, or damaged."""
-    if not path.exists():
-        return None
-    try:
-        return safe_files.read_npz(path, _MAX_BYTES)
-    except (ValueError, OSError) as error:
-        log.warning("%s: is damaged (%s); scored again", path, error)
-        return None
 
 
 def _hash(model: MetaModel) -> str:

@@ -11,7 +11,7 @@ from data_pipeline.archive import Archive, render_archive
 from data_pipeline.errors import InputError
 from data_pipeline.reenactment import Reenactment, render_reenactments
 from flax_heads.animate import adapt_landmarks
-from flax_heads.console import progress
+from flax_heads.console import log, progress
 from flax_heads.meta_model import MetaModel
 from flax_heads.training_data import Episodes, open_episodes
 
@@ -159,6 +159,14 @@ def choose_videos(people: Episodes, needed: int, most: int) -> list[int]:
             f"no held-out video has the {needed} frames needed (longest: "
             f"{max(lengths, default=0)}); lower --frames or --shots, or prepare more",
             reason="too_few_frames",
+        )
+    if len(videos) < min(most, people.num_videos):
+        log.warning(
+            "%d of %d held-out videos have fewer than the %d frames needed: left out; "
+            "lower --frames or --shots to have them judged",
+            people.num_videos - len(videos),
+            people.num_videos,
+            needed,
         )
     seen: collections.Counter = collections.Counter()
     turns = {}

@@ -110,6 +110,23 @@ def as_markdown(report: dict[str, Any]) -> str:
     ]
     if seen := report["data"].get("trained_on"):
         lines += ["", f"**Not held out**: the model was trained on {', '.join(seen)}."]
+    if missed := report["no_face_in_truth"]:
+        share = number("no_face", missed)
+        lines += [
+            "",
+            f"In {share} of the true frames dlib finds no face: no landmark error there.",
+        ]
+    if lost := [r for r in report["per_video"] if not r["finite"]]:
+        named = [
+            f"{r['video']} ({METHODS[r['method']]}, T = {r['shots']})" for r in lost
+        ]
+        lines += [
+            "",
+            "**Learning did not stay finite**, and the means count what was drawn all "
+            f"the same: {', '.join(named)}.",
+        ]
+    if len(report["code"]) > 1:
+        lines += ["", "Scored in parts, by different versions of the code: `code`."]
     if rounds := report["corrections"]:
         lines += [
             "",

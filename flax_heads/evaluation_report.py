@@ -53,6 +53,9 @@ def write(
         "csim_dlib_network_in_loss": face_id_in_loss,
         "seconds_per_frame": _seconds(scores),
         "transfer_error": _transfer_error(settings, scores),
+        "no_face_in_truth": _mean(
+            np.concatenate([a["no_face"] for a in scores.values()])
+        ),
         "results": results,
         "per_video": per_video,
         "the_papers_numbers": [
@@ -103,6 +106,7 @@ def _per_video(settings: dict[str, Any], scores: Scores) -> list[dict]:
             prefix = f"values/{method}/"
             found = {k[len(prefix) :]: v for k, v in arrays.items() if prefix in k}
             found["psnr"] = np.minimum(found["psnr"], _MAX_PSNR)
+            row["finite"] = bool(arrays[f"finite/{method}"])
             rows.append(row | {m: _mean(found[m]) for m in METRICS if m in found})
     return rows
 

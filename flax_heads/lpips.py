@@ -29,7 +29,7 @@ _CONVOLUTIONS = (
     (10, 3, 256, 256, 1, 1),
 )
 _HALVED_BEFORE = (3, 6)
-_SMALLEST = 31  # pictures of fewer pixels leave nothing for the last layers
+SMALLEST = 31  # pictures of fewer pixels leave nothing for the last layers
 
 
 def load_lpips(
@@ -82,9 +82,9 @@ def lpips(variables: Mapping, a: jax.Array, b: jax.Array) -> jax.Array:
     Raises:
       ValueError: the pictures are too small or not of the same shape.
     """
-    if a.shape != b.shape or min(a.shape[1:3]) < _SMALLEST:
+    if a.shape != b.shape or min(a.shape[1:3]) < SMALLEST:
         raise ValueError(
-            f"pictures must have the same shape and at least {_SMALLEST} x {_SMALLEST} "
+            f"pictures must have the same shape and at least {SMALLEST} x {SMALLEST} "
             f"pixels, got {a.shape} and {b.shape}"
         )
     distance = jnp.zeros(len(a))

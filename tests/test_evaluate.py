@@ -10,7 +10,7 @@ pytest.importorskip("dlib")
 
 from data_pipeline import archive, synthetic
 from data_pipeline.errors import InputError
-from flax_heads import evaluate, evaluation_data, evaluation_report, scores
+from flax_heads import evaluation_data, evaluation_report, score_files, scores
 
 SETTINGS = {
     "mode": "self",
@@ -85,8 +85,8 @@ def test_frames_without_a_face_are_counted_not_scored(judges):
 
 def test_sources_and_targets_are_disjoint_nested_and_in_order(people):
     sources, targets = evaluation_data.split(people, 1, 4, 6, seed=0)
-    fewer, _ = evaluation_data.split(people, 1, 4, 6, seed=0)
-    np.testing.assert_array_equal(sources[:1], fewer[:1])
+    fewer, _ = evaluation_data.split(people, 1, 2, 6, seed=0)
+    np.testing.assert_array_equal(sources[:2], fewer)
     assert not set(sources) & set(targets) and (np.diff(targets) > 0).all()
     assert min(sources.min(), targets.min()) >= people.video_offset[1]
     other, _ = evaluation_data.split(people, 1, 4, 6, seed=1)
@@ -111,12 +111,25 @@ def test_videos_of_different_people_come_first():
     assert evaluation_data.choose_videos(people, 2, 2) == [0, 2]
 
 
+def test_videos_left_out_for_their_length_are_counted(caplog):
+    parts = archive.render_archive(3, 4, 32, seed=3, num_workers=0)
+    named = (["a", "b", "c"], ["x", "y", "z"])
+    rows = np.r_[0:4, 4:6, 8:12]  # the second person has two frames
+    frames, landmarks = parts.frames[rows], parts.landmarks[rows]
+    people = archive.make_archive(frames, landmarks, [4, 2, 4], *named)
+    assert evaluation_data.choose_videos(people, 4, 2) == [0, 2] and not caplog.text
+    assert evaluation_data.choose_videos(people, 4, 50) == [0, 2]
+    assert "1 of 3 held-out videos have fewer than the 4 frames" in caplog.text
+
+
 def _arrays(rng, quality):
     """Scores as an evaluation saves them, better with `quality`."""
     arrays = {name: np.zeros((8, 8, 3), np.uint8) for name in ("source", "truth")}
+    arrays["no_face"] = np.zeros(4, bool)
     arrays["features/truth/dlib"] = rng.normal(size=(4, 3))
     for i, method in enumerate(("nearest", "ft")):
         arrays[f"example/{method}"] = np.zeros((8, 8, 3), np.uint8)
+        arrays[f"finite/{method}"] = np.bool_(True)
         for name in ("l1", "psnr", "ssim", "nme", "no_face", "csim_dlib"):
             arrays[f"values/{method}/{name}"] = np.full(4, quality + i)
         shift = arrays["features/truth/dlib"] + i
@@ -148,6 +161,28 @@ def test_report_averages_over_videos_and_compares_sets(tmp_path):
     assert "its network was in the training loss" in text
     assert "| VoxCeleb2 | the paper, FT | 8 | 42.2 | 0.68 | 0.42 | 0.39 |" in text
     assert (tmp_path / "grid.png").exists()
+
+
+def test_a_report_says_what_its_means_hide(tmp_path):
+    rng = np.random.default_rng(0)
+    results = {(t, v): _arrays(rng, 0.1) for t in (1, 8) for v in (0, 1)}
+    config = {"perceptual": {"face_id": 0.0}}
+    evaluation_report.write(tmp_path, SETTINGS, config, results)
+    plain = (tmp_path / "report.md").read_text()
+    for hidden in ("no landmark error there", "stay finite", "Scored in parts"):
+        assert hidden not in plain
+    for t in (1, 8):
+        results[t, 1]["no_face"][:2] = True
+    results[8, 1]["finite/ft"] = np.bool_(False)
+    mixed = SETTINGS | {"code": [{"source": "abc"}, {"source": "def"}]}
+    evaluation_report.write(tmp_path, mixed, config, results)
+    text = (tmp_path / "report.md").read_text()
+    assert "In 25.0% of the true frames dlib finds no face" in text
+    assert "stay finite**" in text and "same: v1 (fine-tuned, T = 8).\n" in text
+    assert "Scored in parts, by different versions" in text
+    report = json.loads((tmp_path / "report.json").read_text())
+    assert report["no_face_in_truth"] == 0.25
+    assert [r["video"] for r in report["per_video"] if not r["finite"]] == ["v1"]
 
 
 def test_an_oracle_is_never_the_best(tmp_path):
@@ -183,42 +218,44 @@ def test_plots_are_drawn(tmp_path):
 
 def test_finished_scores_are_kept_and_other_settings_refused(tmp_path, caplog):
     """What has been scored is not scored again; it belongs to its settings."""
-    folder = evaluate._open_scores(tmp_path, SETTINGS)
-    evaluate._save(folder / "T1_00000.npz", {"values/ft/l1": np.arange(4.0)})
-    assert evaluate._open_scores(tmp_path, SETTINGS) == folder
-    loaded = evaluate._load(folder / "T1_00000.npz")
+    folder = score_files.open_scores(tmp_path, SETTINGS)
+    score_files.save(folder / "T1_00000.npz", {"values/ft/l1": np.arange(4.0)})
+    assert score_files.open_scores(tmp_path, SETTINGS) == folder
+    loaded = score_files.load(folder / "T1_00000.npz")
     np.testing.assert_array_equal(loaded["values/ft/l1"], np.arange(4.0))
     with pytest.raises(InputError, match=r"other settings \(shots\).*--output"):
-        evaluate._open_scores(tmp_path, SETTINGS | {"shots": [1]})
+        score_files.open_scores(tmp_path, SETTINGS | {"shots": [1]})
+    with pytest.raises(InputError, match=r"other settings \(scores_version\)"):
+        score_files.open_scores(tmp_path, SETTINGS | {"scores_version": 99})
     later = SETTINGS | {"code": [{"source": "def"}]}
-    evaluate._open_scores(tmp_path, later)
+    score_files.open_scores(tmp_path, later)
     assert later["code"] == [{"source": "abc"}, {"source": "def"}]  # both are named
     assert "another version of the code" in caplog.text
     shutil.rmtree(tmp_path / "scores")
 
 
 def test_where_models_and_data_lie_is_no_setting(tmp_path):
-    evaluate._open_scores(tmp_path, SETTINGS)
+    score_files.open_scores(tmp_path, SETTINGS)
     moved = SETTINGS | {"model": {"path": "./runs/a", "step": 7}}
-    evaluate._open_scores(tmp_path, moved)
+    score_files.open_scores(tmp_path, moved)
     with pytest.raises(InputError, match=r"other settings \(model\)"):
-        evaluate._open_scores(tmp_path, SETTINGS | {"model": {"path": "", "step": 8}})
+        score_files.open_scores(tmp_path, SETTINGS | {"model": {"path": "", "step": 8}})
     # What an older evaluation did not note is noted from now on.
     for fields in ({"loss.pixel": 1.0}, {"loss.pixel": 1.0, "loss.younger": 3.0}):
-        evaluate._open_scores(tmp_path, SETTINGS | {"recipe": fields})
+        score_files.open_scores(tmp_path, SETTINGS | {"recipe": fields})
     with pytest.raises(InputError, match=r"other settings \(recipe\)"):
-        evaluate._open_scores(tmp_path, SETTINGS | {"recipe": {"loss.pixel": 2.0}})
+        score_files.open_scores(tmp_path, SETTINGS | {"recipe": {"loss.pixel": 2.0}})
 
 
 def test_damaged_scores_are_made_again_and_damaged_settings_named(tmp_path, caplog):
-    folder = evaluate._open_scores(tmp_path, SETTINGS)
+    folder = score_files.open_scores(tmp_path, SETTINGS)
     path = folder / "T1_00000.npz"
-    assert evaluate._load(path) is None
-    evaluate._save(path, {"values/ft/l1": np.arange(400.0)})
+    assert score_files.load(path) is None
+    score_files.save(path, {"values/ft/l1": np.arange(400.0)})
     path.write_bytes(path.read_bytes()[:200])
-    assert evaluate._load(path) is None
+    assert score_files.load(path) is None
     assert "T1_00000.npz: is damaged" in caplog.text
     for text in ("", "[1]"):
         (tmp_path / "settings.json").write_text(text)
         with pytest.raises(InputError, match=r"settings\.json: is damaged"):
-            evaluate._open_scores(tmp_path, SETTINGS)
+            score_files.open_scores(tmp_path, SETTINGS)

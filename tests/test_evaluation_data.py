@@ -68,13 +68,26 @@ def test_every_way_of_drawing_has_a_name_and_a_colour(cross):
     plots = pytest.importorskip("flax_heads.evaluation_plots", exc_type=ImportError)
     model = tiny.make_model(num_iterations=0)
     landmarks = cross[0].wanted(2, "absolute")
-    drawn = dict(
-        evaluate.draw(model, model, cross[0], 2, landmarks, ["ff", "ft"], 1, seed=0)
-    )
+    drawn = {
+        name: frames
+        for name, frames, finite in evaluate.draw(
+            model, model, cross[0], 2, landmarks, ["ff", "ft"], 1, seed=0
+        )
+        if finite
+    }
     assert set(drawn) == set(scores.METHODS)
     assert {name.removesuffix(scores.ORACLE) for name in drawn} == set(plots._COLORS)
     for frames in drawn.values():
         assert frames.shape == cross[0].frames.shape and frames.dtype == np.uint8
+    (fewer,) = (
+        frames
+        for name, frames, _ in evaluate.draw(
+            model, None, cross[0], 1, landmarks, [], 0, seed=0
+        )
+        if name == "mean"
+    )
+    assert (fewer == cross[0].photos[0]).all()  # of one photo
+    assert (drawn["mean"] != cross[0].photos[0]).any()  # of two
 
 
 def test_self_cases_render_as_many_frames_as_are_needed(model):
@@ -113,12 +126,14 @@ def test_what_knows_the_truth_scores_as_truth():
     case = evaluation_data.as_case(r)
     wanted = case.wanted(2, "absolute")
     arrays = evaluate._score_all(
-        [("ft", case.frames), ("warp", case.frames[::-1])],
+        [("ft", case.frames, True), ("warp", case.frames[::-1], False)],
         case,
         wanted,
         scores.make_judges(),
     )
     assert (arrays["values/ft/l1"] == 0).all()
+    assert arrays["finite/ft"] and not arrays["finite/warp"]
+    assert not arrays["no_face"].any()
     np.testing.assert_allclose(arrays["values/ft/ssim"], 1, atol=1e-5)
     assert arrays["values/ft/nme"].mean() < arrays["values/warp/nme"].mean()
     error = metrics.normalized_mean_error(wanted, case.landmarks)

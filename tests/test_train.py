@@ -21,6 +21,7 @@ from flax_heads import checkpoints, evaluate, integrity
 from flax_heads.evaluate import evaluate_held_out
 from flax_heads.evaluation_data import self_cases
 from flax_heads.meta_model import fine_tune, load_model
+from flax_heads.scores import Judges
 from flax_heads.train import EXIT_PREEMPTED, train
 from flax_heads.training_data import open_episodes, trained_on
 
@@ -433,6 +434,52 @@ def test_a_model_of_the_ff_variant_stands_beside(run, tmp_path):
     assert list(by_method) == ["nearest", "mean", "warp", "ff", "before_ft", "ft"]
     # The same model here, so the same frames.
     assert by_method["ff"]["l1"] == by_method["before_ft"]["l1"]
+
+
+@pytest.mark.parametrize(
+    "wrong",
+    [
+        {"shots": ()},
+        {"shots": (0, 2)},
+        {"variants": ["fft"]},
+        {"variants": []},
+        {"num_frames": 0},
+        {"num_videos": 0},
+        {"corrections": -1},
+        {"seed": -1},
+    ],
+    ids=str,
+)
+def test_arguments_out_of_range_are_one_line(run, tmp_path, wrong):
+    pytest.importorskip("dlib")
+    (name,) = wrong
+    with pytest.raises(InputError, match=f"{name}.*expected"):
+        evaluate_held_out(run[0], tmp_path, **wrong)
+    assert not list(tmp_path.iterdir())
+
+
+def test_lpips_of_tiny_frames_is_refused_before_the_work(run, tmp_path):
+    judges = Judges({}, lpips=object())
+    with pytest.raises(InputError, match="at least 31 px"):
+        evaluate_held_out(run[0], tmp_path, judges=judges)
+
+
+def test_people_of_the_ff_model_are_not_held_out(run, tmp_path, caplog, monkeypatch):
+    """Whom either of the two models was trained on, the report names."""
+    pytest.importorskip("dlib")
+    options = {"shots": (1,), "num_videos": 1, "num_frames": 2, "variants": ["ff"]}
+    (case,) = self_cases(load_model(run[0]), None, 1, 2, 1, 0)
+    other = tmp_path / "other"
+    shutil.copytree(run[0], other)
+    asked = {str(other): frozenset([case.identity])}
+    monkeypatch.setattr(
+        evaluate, "trained_on", lambda source: asked.get(str(source), frozenset())
+    )
+    evaluate_held_out(run[0], tmp_path / "a", **options, ff_model=other)
+    text = (tmp_path / "a" / "report.md").read_text()
+    assert f"trained on {case.identity}." in text
+    evaluate_held_out(run[0], tmp_path / "b", **options)
+    assert "Not held out" not in (tmp_path / "b" / "report.md").read_text()
 
 
 @pytest.mark.parametrize("field", ["speed=3", "num_iterations", "num_iterations=x y"])
